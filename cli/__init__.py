@@ -1,0 +1,4 @@
+"""The command line.
+
+This module imports nothing, so that opening a store loads neither a decoder nor Ray.
+"""

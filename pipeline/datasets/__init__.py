@@ -1,0 +1,1 @@
+"""One module a dataset: its files on disk to a `Listing`."""

@@ -1,0 +1,1 @@
+"""Image-text encoders: pixels and captions to vectors of one joint space."""

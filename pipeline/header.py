@@ -1,0 +1,182 @@
+"""What a store says of itself, and when two stores hold the same kind of features.
+
+A header is written once, when the store is created, and enforced ever after: an extract run that
+goes on, a head, an evaluation and a search compare it field by field before they touch a vector.
+Knows nothing of files: `muse.pipeline.store` reads and writes it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from muse.errors import IncompatibleStoreError, StoreError, UsageError
+
+FORMAT_VERSION = 1
+SamplingKind = Literal["uniform", "fps"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Which instants of a video are looked at."""
+
+    kind: SamplingKind = "fps"
+    """``uniform``: midpoints of T equal parts. ``fps``: a regular rate, then uniform to T."""
+    num_frames: int = 12
+    """T, the most frames a video can have; MUSE uses 12 on MSR-VTT."""
+    fps: float = 1.0
+    """Frames a second before the cut to T; unused by ``uniform``."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SamplingKind):
+            raise UsageError(f"sampling {self.kind!r}: choose one of {get_args(SamplingKind)}")
+        if self.num_frames < 1:
+            raise UsageError(f"num_frames {self.num_frames}: at least 1 frame a video is needed")
+        if not 0 < self.fps <= 1000:
+            raise UsageError(
+                f"fps {self.fps}: choose a rate above 0 and up to 1000 frames a second"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """How an RGB frame becomes an encoder's input: the weights' own, nothing of ours."""
+
+    size: int
+    """Side of the square input, pixels."""
+    resize_to: int
+    """Length the shorter side is resized to before the centre crop, pixels."""
+    interpolation: Literal["bicubic", "bilinear"]
+    """PIL's antialiased filter."""
+    mean: tuple[float, float, float]
+    """Subtracted from RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    """Divided by, after the mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderInfo:
+    """An image-text encoder, as far as its features depend on it."""
+
+    spec: str
+    """What ``--encoder`` takes, such as ``openclip:ViT-B-32-quickgelu/openai``."""
+    weights_sha256: str
+    """Over the names, shapes, dtypes and bytes of all weights, as loaded."""
+    dim: int
+    """D, width of the joint space."""
+    tokens_per_frame: int
+    """K = 1 + P, class token first."""
+    grid: int
+    """G, patches along one side; P = G * G."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Of the matrix products; what is stored is float16 always."""
+    logit_scale: float
+    """Natural logarithm of the factor on the cosine; where a head's own begins."""
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreHeader:
+    """All that decides what the rows of a store are and mean."""
+
+    encoder: EncoderInfo
+    sampling: Sampling
+    protocol: str
+    """The listing's label, such as ``MSVD test``."""
+    num_videos: int
+    """N, listed videos; failed ones keep their row, empty."""
+    num_captions: int
+    """Q."""
+    shard_size: int
+    """Videos a shard: the unit of work, of resumption and of writing."""
+    batch_videos: int
+    """Videos a forward pass; a video's place in its batch is fixed, so its bits are."""
+    listing_sha256: str
+    """Over the ids of the videos and over the captions, in row order."""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what a vector's meaning depends on: encoder, sampling and format."""
+        parts = {
+            "encoder": dataclasses.asdict(self.encoder),
+            "sampling": dataclasses.asdict(self.sampling),
+            "format_version": self.format_version,
+        }
+        return hashlib.sha256(_canonical_json(parts)).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``store.json``."""
+        return {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+
+
+def header_from_json(content: object, *, source: str) -> StoreHeader:
+    """The header that `StoreHeader.as_json` wrote.
+
+    Raises:
+        StoreError: If a field is missing, unknown or of another format version, with its name.
+    """
+    fields = dict(_mapping(content, source=source))
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{source}: format version {version!r}, this muse reads {FORMAT_VERSION}. "
+            "Extract again, or install the muse that wrote it."
+        )
+    fields.pop("fingerprint", None)
+    try:
+        encoder = dict(_mapping(fields.pop("encoder"), source=source))
+        crop = dict(_mapping(encoder.pop("preprocessing"), source=source))
+        crop["mean"], crop["std"] = tuple(crop["mean"]), tuple(crop["std"])
+        sampling = Sampling(**_mapping(fields.pop("sampling"), source=source))
+        info = EncoderInfo(**encoder, preprocessing=Preprocessing(**crop))
+        return StoreHeader(**fields, encoder=info, sampling=sampling)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{source}: not a store header ({error}). Extract again.") from error
+
+
+def require_same_features(found: StoreHeader, wanted: StoreHeader, *, what: str) -> None:
+    """Nothing, if both headers describe the same kind of features.
+
+    Args:
+        found: Of the store at hand.
+        wanted: Of the store that the run or the head was made for.
+        what: The store at hand, for the message.
+
+    Raises:
+        IncompatibleStoreError: Naming the first field that differs and both its values.
+    """
+    for field in ("encoder", "sampling", "format_version"):
+        left, right = (_flat(field, getattr(header, field)) for header in (found, wanted))
+        for name, value in left.items():
+            if value != right.get(name):
+                raise IncompatibleStoreError(
+                    f"{what}: {name} is {value!r}, but {right.get(name)!r} is needed. "
+                    "Use the store it was made for, or extract one with that setting."
+                )
+
+
+def _flat(prefix: str, value: object) -> dict[str, object]:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return {prefix: value}
+    return dict(_leaves(prefix, dataclasses.asdict(value)))
+
+
+def _leaves(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{prefix}.{name}", inner)
+    else:
+        yield prefix, value
+
+
+def _mapping(value: object, *, source: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise StoreError(f"{source}: expected an object, found {type(value).__name__}.")
+    return cast("Mapping[str, Any]", value)
+
+
+def _canonical_json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,104 @@
+"""The values that pass between the stages of extraction.
+
+Knows nothing of files, decoders, models or stores. Letters of the shapes: T frames sampled per
+video, H and W pixels, K tokens per frame (1 + P, class token first), D width of the joint space
+(docs/glossary.md).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stage = Literal["listing", "decode", "encode"]
+FailureReason = Literal[
+    "missing",  # listed, and no such file
+    "unreadable",  # no permission, not a regular file, input/output error
+    "not_a_video",  # no container format that libav knows, an empty file
+    "no_video_stream",
+    "unsupported_codec",
+    "zero_frames",  # a video stream without one decodable frame
+    "truncated",  # the stream ends before the last wanted frame
+    "corrupt",  # libav reports invalid data before the last wanted frame
+    "crashed",  # the decoding process died
+    "timeout",  # the decoding process was killed after its time limit
+    "out_of_memory",
+]
+FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRef:
+    """One listed video."""
+
+    video_id: str
+    """Unique in the listing; what captions refer to."""
+    path: Path | None
+    """The file, or None where the listing names a video that was not found."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """One text that describes one video."""
+
+    video_id: str
+    text: str
+    split: str
+    """Name of the split the pair belongs to, such as ``train``, ``val`` or ``test``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """What a run is about: every listed video, every caption, and where they come from.
+
+    Videos are sorted by id and captions by the row of their video, so the order of the files that
+    were read never matters.
+    """
+
+    protocol: str
+    """A label for reports, such as ``MSVD test``; ``folder`` where there is none."""
+    videos: tuple[VideoRef, ...]
+    captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """The frames sampled from one video, cropped to the encoder's input."""
+
+    video_id: str
+    frames_THWC: NDArray[np.uint8]
+    """(T', H, W, 3) RGB, T' <= T: distinct frames only, none repeated."""
+    pts_seconds_T: NDArray[np.float64]
+    """(T',) presentation times from the first frame of the stream, strictly increasing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipTokens:
+    """The encoded frames of one video, padded to T."""
+
+    video_id: str
+    tokens_TKD: NDArray[np.float16]
+    """(T, K, D), class token first; zeros where ``valid_T`` is False."""
+    valid_T: NDArray[np.bool_]
+    """(T,) True for a frame, False for padding; padding is at the end."""
+    pts_seconds_T: NDArray[np.float64]
+    """(T,) NaN where ``valid_T`` is False."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a listed video has no features."""
+
+    video_id: str
+    path: str
+    stage: Stage
+    reason: str
+    """One of `FAILURE_REASONS`."""
+    message: str
+    """What was expected and found, with libav's own words where it spoke."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The line of ``failures.jsonl``."""
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,108 @@
+"""What a feature store is: the contract between extraction and everything that reads features.
+
+A store has one row per listed video and one per caption, fixed when it is created. A row of a
+video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
+Knows nothing of how arrays lie on disk: ``store_zarr`` does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse.errors import StoreError
+from muse.pipeline.header import StoreHeader
+from muse.pipeline.records import Caption, ClipTokens, Failure
+
+HEADER_FILE = "store.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreCounts:
+    """Where a store stands; ``listed = ok + failed + pending`` always."""
+
+    listed: int
+    ok: int
+    failed: int
+    pending: int
+    captions: int
+    captions_embedded: int
+
+
+class FeatureStore(Protocol):
+    """A store that can be read. Letters: N videos, Q captions, T frames, K tokens, D width."""
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        ...
+
+    @property
+    def header(self) -> StoreHeader:
+        """What the rows are and mean."""
+        ...
+
+    @property
+    def video_ids(self) -> Sequence[str]:
+        """Of all N listed videos, in row order."""
+        ...
+
+    @property
+    def captions(self) -> Sequence[Caption]:
+        """All Q captions, in row order."""
+        ...
+
+    @property
+    def has_features_N(self) -> NDArray[np.bool_]:
+        """(N,) True where a video's shard is committed and the video did not fail."""
+        ...
+
+    @property
+    def has_embedding_Q(self) -> NDArray[np.bool_]:
+        """(Q,) True where a caption's shard is committed."""
+        ...
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """Videos whose shard is committed without them, in row order."""
+        ...
+
+    def counts(self) -> StoreCounts:
+        """How many videos and captions are done, failed and pending."""
+        ...
+
+    def read_clip(self, row: int) -> ClipTokens:
+        """The tokens of one video.
+
+        Raises:
+            StoreError: If the row has no features.
+        """
+        ...
+
+    def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
+        """(len(rows), D) text embeddings, not normalised.
+
+        Raises:
+            StoreError: If a row has no embedding.
+        """
+        ...
+
+
+def open_store(path: Path | str) -> FeatureStore:
+    """The store in a folder, for reading.
+
+    Raises:
+        StoreError: If there is none, or its header can't be read.
+    """
+    folder = Path(path)
+    if not (folder / HEADER_FILE).is_file():
+        raise StoreError(
+            f"{folder}: no feature store here ({HEADER_FILE} is missing). "
+            f"Make one with `muse extract FOLDER --captions FILE --out {folder}`."
+        )
+    from muse.pipeline.store_zarr import ZarrStore  # loads zarr only where a store is opened
+
+    return ZarrStore.open(folder)
