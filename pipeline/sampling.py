@@ -1,1 +1,73 @@
-"""Placeholder."""
+"""Which instants of a video are looked at: pure functions of its length.
+
+Knows nothing of files or pixels. An instant is a time in seconds from the first frame; the frame
+shown at that instant is the last one that began at or before it.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse.errors import UsageError
+from muse.pipeline.header import Sampling
+
+
+def instants(duration_seconds: float, sampling: Sampling) -> NDArray[np.float64]:
+    """The instants that a sampling policy looks at.
+
+    Args:
+        duration_seconds: Length of the video stream, > 0.
+        sampling: The policy.
+
+    Returns:
+        (n,) float64 with 1 <= n <= T, seconds from the first frame, strictly increasing.
+
+    Raises:
+        UsageError: If the duration is not a positive number.
+    """
+    if not (math.isfinite(duration_seconds) and duration_seconds > 0):
+        raise UsageError(f"duration {duration_seconds} s: a video has to be longer than 0 s")
+    if sampling.kind == "uniform":
+        return uniform_instants(duration_seconds, num_frames=sampling.num_frames)
+    return fps_instants(duration_seconds, fps=sampling.fps, num_frames=sampling.num_frames)
+
+
+def uniform_instants(duration_seconds: float, *, num_frames: int) -> NDArray[np.float64]:
+    """Midpoints of ``num_frames`` equal parts of a video, (T,) seconds.
+
+    This is how X-Pool and T-MASS sample (T-MASS 417fdf1, ``video_capture.py``).
+    """
+    return (np.arange(num_frames, dtype=np.float64) + 0.5) * (duration_seconds / num_frames)
+
+
+def fps_instants(duration_seconds: float, *, fps: float, num_frames: int) -> NDArray[np.float64]:
+    """Multiples of ``1 / fps`` from 0, thinned evenly to ``num_frames`` where there are more.
+
+    With fps = 1 this is the sampling of CLIP4Clip and MUSE (``slice_framepos 2``): the first frame
+    of each second, then ``linspace`` over those, truncated to integers. A short video gives fewer
+    than ``num_frames`` instants; nothing is repeated.
+    """
+    # A stream of exactly 3 s has seconds 0, 1, 2; the margin keeps rounding from adding a fourth.
+    available = max(1, math.ceil(duration_seconds * fps - 1e-6))
+    if available <= num_frames:
+        return np.arange(available) / fps
+    return np.linspace(0, available - 1, num_frames).astype(np.int64) / fps
+
+
+def shown_frames(
+    instants_seconds: NDArray[np.float64], frame_seconds: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """Which frames are shown at the given instants, each frame once.
+
+    Args:
+        instants_seconds: (n,) ascending.
+        frame_seconds: (F,) time at which each frame begins, ascending, F >= 1.
+
+    Returns:
+        (m,) indices into ``frame_seconds``, strictly increasing, m <= n: two instants that fall
+        on one frame of a short video give it once, so that nothing is repeated in silence.
+    """
+    # Half a microsecond forgives the rounding of time bases such as 1001/30000.
+    latest = np.searchsorted(frame_seconds, instants_seconds + 5e-7, side="right") - 1
+    return np.unique(np.clip(latest, 0, None))

@@ -1,1 +1,201 @@
-"""Placeholder."""
+"""Where the work runs: decoding in processes of their own, encoding beside them.
+
+An engine maps shards to reports. It decides how many processes there are and what a dead or hung
+one means, and nothing else: the stages are plain functions that know no engine, so every engine
+writes the same bytes. This module is the local engine; ``schedule_ray`` is the other.
+"""
+
+import dataclasses
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from muse.errors import DecodeError
+from muse.pipeline.encoders.base import resolve_device
+from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
+from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
+from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
+
+SHARDS_AHEAD = 1  # decoded while another is encoded; bounds the memory that clips take
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeTask:
+    """One video to decode, with all that decides the result."""
+
+    video: VideoRef
+    sampling: Sampling
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """How many processes, and how long a decode may take."""
+
+    num_decoders: int | None = None
+    """None: as many as there are cores. A cluster that is joined has its own number."""
+    num_encoders: int | None = None
+    """None: one a GPU, or one. The local engine has one."""
+    decode_timeout_seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A sign of life between two reports."""
+
+    num_decoded: int
+    """Videos decoded so far, in all, failed ones included."""
+
+
+class Engine(Protocol):
+    """Runs the stages over shards."""
+
+    def encoder_info(self) -> EncoderInfo:
+        """Of the encoder that the workers have built."""
+        ...
+
+    def run(
+        self,
+        store_path: Path,
+        *,
+        sampling: Sampling,
+        videos: Sequence[VideoShard],
+        captions: Sequence[CaptionShard],
+    ) -> Iterator[ShardReport | Tick]:
+        """A report for every shard, once it is committed, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Ends all workers."""
+        ...
+
+
+def attempt(task: DecodeTask) -> Clip | Failure:
+    """The clip, or why there is none: runs where a crash harms nobody."""
+    from muse.pipeline.decode import decode_clip  # loads libav in the decoding process only
+
+    try:
+        return decode_clip(task.video, sampling=task.sampling, preprocessing=task.preprocessing)
+    except DecodeError as error:
+        return decode_failure(task.video, reason=error.reason, message=str(error))
+    except MemoryError:
+        message = f"{task.video.path}: memory ran out while decoding."
+        return decode_failure(task.video, reason="out_of_memory", message=message)
+    except Exception as error:  # noqa: BLE001  # one video's surprise must not end a run
+        message = f"{task.video.path}: {type(error).__name__}: {error}"
+        return decode_failure(task.video, reason="crashed", message=message)
+
+
+class IsolatedDecoder:
+    """`attempt` in a child process; its death or delay is a failure of that one video."""
+
+    def __init__(self, *, timeout_seconds: float) -> None:
+        self._attempt = IsolatedFunction(attempt, timeout_seconds=timeout_seconds)
+
+    def __call__(self, task: DecodeTask) -> Clip | Failure:
+        """The clip, or why there is none."""
+        try:
+            return self._attempt(task)
+        except ProcessTimedOutError as error:
+            message = f"{task.video.path}: {error}. Raise --decode-timeout, or replace the file."
+            return decode_failure(task.video, reason="timeout", message=message)
+        except ProcessDiedError as error:
+            message = f"{task.video.path}: {error}. Replace the file."
+            return decode_failure(task.video, reason="crashed", message=message)
+
+    def close(self) -> None:
+        """Ends the child process."""
+        self._attempt.close()
+
+
+def decode_failure(video: VideoRef, *, reason: str, message: str) -> Failure:
+    """A failure of the decode stage."""
+    return Failure(
+        video_id=video.video_id,
+        path=str(video.path or ""),
+        stage="decode" if video.path else "listing",
+        reason=reason,
+        message=message,
+    )
+
+
+def available_cpus() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalEngine:
+    """Decoders in child processes, the encoder in this one. No Ray is imported."""
+
+    def __init__(self, encoder: EncoderSetting, workers: Workers) -> None:
+        self._workers = workers
+        device = resolve_device(encoder.device)
+        self._shard_encoder = ShardEncoder(dataclasses.replace(encoder, device=device))
+        self._threads = ThreadPoolExecutor(workers.num_decoders or available_cpus())
+        self._per_thread = threading.local()
+        self._decoders: list[IsolatedDecoder] = []
+        self._num_decoded = 0
+
+    def encoder_info(self) -> EncoderInfo:
+        """Of the encoder in this process."""
+        return self._shard_encoder.info()
+
+    def run(
+        self,
+        store_path: Path,
+        *,
+        sampling: Sampling,
+        videos: Sequence[VideoShard],
+        captions: Sequence[CaptionShard],
+    ) -> Iterator[ShardReport | Tick]:
+        """A report for every shard, in order; the next is decoded while one is encoded."""
+        self._shard_encoder.open_store(store_path)
+        preprocessing = self.encoder_info().preprocessing
+        ahead: deque[tuple[VideoShard, list[Future[Clip | Failure]]]] = deque()
+        for shard in videos:
+            tasks = [
+                DecodeTask(video=video, sampling=sampling, preprocessing=preprocessing)
+                for video in shard.videos
+            ]
+            ahead.append((shard, [self._threads.submit(self._decode, task) for task in tasks]))
+            if len(ahead) > SHARDS_AHEAD:
+                yield from self._encode(*ahead.popleft())
+        while ahead:
+            yield from self._encode(*ahead.popleft())
+        for caption_shard in captions:
+            yield self._shard_encoder.encode_captions(caption_shard)
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+    def _encode(
+        self, shard: VideoShard, decoding: list[Future[Clip | Failure]]
+    ) -> Iterator[ShardReport | Tick]:
+        started = time.perf_counter()
+        clips: list[Clip | Failure] = []
+        for future in decoding:
+            clips.append(future.result())
+            yield Tick(num_decoded=self._num_decoded)
+        waited = time.perf_counter() - started
+        yield self._shard_encoder.encode_videos(shard, clips, wait_seconds=waited)
+
+    def _decode(self, task: DecodeTask) -> Clip | Failure:
+        decoder: IsolatedDecoder | None = getattr(self._per_thread, "decoder", None)
+        if decoder is None:
+            decoder = IsolatedDecoder(timeout_seconds=self._workers.decode_timeout_seconds)
+            self._per_thread.decoder = decoder
+            self._decoders.append(decoder)
+        clip = decoder(task)
+        self._num_decoded += 1  # a lost count would only blur the progress line
+        return clip

@@ -1,1 +1,245 @@
-"""Placeholder."""
+"""The Ray engine: decode tasks on CPUs, encoding actors on GPUs. The only importer of ray.
+
+A shard's clips go straight from the decode tasks to the actor that owns the shard; the driver sees
+reports only. At most two shards an actor are in flight, so the object store stays small whatever
+the number of videos. Knows nothing of what the stages do.
+"""
+
+import dataclasses
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from muse.errors import EncoderError, MuseError, UsageError
+from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
+from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.schedule import (
+    DecodeTask,
+    IsolatedDecoder,
+    Tick,
+    Workers,
+    decode_failure,
+)
+from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
+
+SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
+_POLL_SECONDS = 0.5
+_RETRIES = 3  # of a task or actor whose worker or node died
+
+_decoders: dict[float, IsolatedDecoder] = {}  # one a worker process, kept between tasks
+
+
+class RayEngine:
+    """Workers on a local Ray, started here, or on the cluster at an address."""
+
+    def __init__(
+        self, encoder: EncoderSetting, workers: Workers, *, address: str | None = None
+    ) -> None:
+        self._started_ray = _connect(address, num_cpus=workers.num_decoders)
+        # The cluster is asked, not this process: a driver may well have no GPU.
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        device = encoder.device
+        if device == "auto":
+            device = "cuda" if num_gpus else "cpu"
+        on_gpu = device.startswith("cuda")
+        if on_gpu and not num_gpus:
+            self.close()
+            raise EncoderError(f"device {device!r}: this Ray has no GPU. Use --device cpu.")
+        options = {
+            "num_gpus": 1 if on_gpu else 0,
+            "num_cpus": 0,  # the CPUs are counted for decoding
+            "max_restarts": _RETRIES,
+            "max_task_retries": _RETRIES,
+        }
+        setting = dataclasses.replace(encoder, device=device)
+        num_actors = workers.num_encoders or (num_gpus if on_gpu else 1)
+        self._actors = [
+            ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
+        ]
+        self._timeout_seconds = workers.decode_timeout_seconds
+
+    def encoder_info(self) -> EncoderInfo:
+        """Of the encoder that the first actor has built.
+
+        Raises:
+            EncoderError: If it can't be built there.
+        """
+        info: EncoderInfo = _result_of(self._actors[0].info.remote())
+        return info
+
+    def run(
+        self,
+        store_path: Path,
+        *,
+        sampling: Sampling,
+        videos: Sequence[VideoShard],
+        captions: Sequence[CaptionShard],
+    ) -> Iterator[ShardReport | Tick]:
+        """A report for every shard, as they are committed."""
+        todo: deque[VideoShard | CaptionShard] = deque([*videos, *captions])
+        work = _Submission(
+            store_path.absolute(),
+            sampling,
+            self.encoder_info().preprocessing,
+            decode_timeout_seconds=self._timeout_seconds,
+        )
+        in_flight: dict[Any, int] = {}  # report -> actor
+        while todo or in_flight:
+            for place, actor in enumerate(self._actors):
+                while todo and list(in_flight.values()).count(place) < SHARDS_IN_FLIGHT:
+                    in_flight[work.submit(todo.popleft(), actor)] = place
+            ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_SECONDS)
+            yield Tick(num_decoded=work.num_decoded())
+            for reference in ready:
+                del in_flight[reference]
+                yield _result_of(reference)
+
+    def close(self) -> None:
+        """Ends the local Ray, or leaves the cluster."""
+        if self._started_ray:
+            ray.shutdown()
+
+
+class _Submission:
+    """Submits shards and counts what is decoded."""
+
+    def __init__(
+        self,
+        store_path: Path,
+        sampling: Sampling,
+        preprocessing: Preprocessing,
+        *,
+        decode_timeout_seconds: float,
+    ) -> None:
+        self._store_path = store_path
+        self._sampling = sampling
+        self._preprocessing = preprocessing
+        self._timeout_seconds = decode_timeout_seconds
+        self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(_decode)
+        self._pending: list[Any] = []
+        self._num_decoded = 0
+
+    def submit(self, shard: VideoShard | CaptionShard, actor: Any) -> Any:
+        """The reference of the shard's report."""
+        if isinstance(shard, CaptionShard):
+            return actor.encode_captions.remote(self._store_path, shard)
+        clips = [
+            self._decode.remote(self._task(video), self._timeout_seconds) for video in shard.videos
+        ]
+        self._pending += clips
+        return actor.encode_videos.remote(self._store_path, shard, clips)
+
+    def _task(self, video: VideoRef) -> DecodeTask:
+        return DecodeTask(video=video, sampling=self._sampling, preprocessing=self._preprocessing)
+
+    def num_decoded(self) -> int:
+        """Videos decoded so far."""
+        if self._pending:
+            ready, self._pending = ray.wait(
+                self._pending, num_returns=len(self._pending), timeout=0, fetch_local=False
+            )
+            self._num_decoded += len(ready)
+        return self._num_decoded
+
+
+def _decode(task: DecodeTask, timeout_seconds: float) -> Clip | Failure:
+    decoder = _decoders.get(timeout_seconds)
+    if decoder is None:
+        decoder = _decoders[timeout_seconds] = IsolatedDecoder(timeout_seconds=timeout_seconds)
+    return decoder(task)
+
+
+class _EncodeActor:
+    """A `ShardEncoder`, built at its first call: an error then reaches the driver whole."""
+
+    def __init__(self, encoder: EncoderSetting) -> None:
+        self._setting = encoder
+        self._shard_encoder: ShardEncoder | None = None
+        self._open_path: Path | None = None
+
+    def info(self) -> EncoderInfo:
+        return self._built().info()
+
+    def encode_videos(
+        self, store_path: Path, shard: VideoShard, references: list[Any]
+    ) -> ShardReport:
+        started = time.perf_counter()
+        clips = [
+            _clip_of(video, reference)
+            for video, reference in zip(shard.videos, references, strict=True)
+        ]
+        waited = time.perf_counter() - started
+        return self._ready(store_path).encode_videos(shard, clips, wait_seconds=waited)
+
+    def encode_captions(self, store_path: Path, shard: CaptionShard) -> ShardReport:
+        return self._ready(store_path).encode_captions(shard)
+
+    def _ready(self, store_path: Path) -> ShardEncoder:
+        """With the store open; after a restart of this actor, open again."""
+        encoder = self._built()
+        if self._open_path != store_path:
+            encoder.open_store(store_path)
+            self._open_path = store_path
+        return encoder
+
+    def _built(self) -> ShardEncoder:
+        if self._shard_encoder is None:
+            self._shard_encoder = ShardEncoder(self._setting)
+        return self._shard_encoder
+
+
+def _clip_of(video: VideoRef, reference: Any) -> Clip | Failure:
+    """The decoded clip; a worker that died beyond all retries is the failure of its video."""
+    try:
+        clip: Clip | Failure = ray.get(reference)
+    except RayError as error:
+        words = " ".join(str(error).split())[:200]
+        return decode_failure(video, reason="crashed", message=f"{video.path}: {words}")
+    return clip
+
+
+def _result_of(reference: Any) -> Any:
+    """What a call gave, or the error it raised, without Ray's wrapping."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, MuseError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        words = " ".join(str(error).split())[:300]
+        raise EncoderError(
+            f"an encoding worker died {_RETRIES + 1} times: {words}. What was committed is safe: "
+            "run the same command again."
+        ) from error
+
+
+def _connect(address: str | None, *, num_cpus: int | None) -> bool:
+    """Connects to Ray; True if this call did it."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=num_cpus if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **quiet,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"Ray at {address or 'this machine'} can't be reached: {words}. "
+            "Check --ray-address, or use --engine local."
+        ) from error
+    return True

@@ -62,7 +62,7 @@ class FeatureStore(Protocol):
 
     @property
     def has_embedding_Q(self) -> NDArray[np.bool_]:
-        """(Q,) True where a caption's shard is committed."""
+        """(Q,) True where a caption's shard is committed and its video was not missing."""
         ...
 
     @property

@@ -1,0 +1,70 @@
+"""The command line: which commands there are, and what an error looks like.
+
+Only typer is imported at the top, and each command loads its stage when it runs, so that
+``muse --help`` is quick. Exit codes: 0 done; 1 an error of ours, one line on stderr; 2 wrong usage;
+3 finished, and some videos failed. Anything else is a bug and shows its traceback.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import muse
+from muse.cli.evaluate import evaluate
+from muse.cli.extract import extract
+from muse.cli.search import search
+from muse.cli.store import info
+from muse.cli.train_head import train_head
+from muse.errors import MuseError
+
+EXIT_OURS = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="muse",
+    help="Text-video retrieval: cache frozen CLIP tokens once, then train a small head on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look at a feature store.", no_args_is_help=True)
+app.command()(extract)
+app.command("train-head")(train_head)
+app.command()(evaluate)
+app.command()(search)
+app.add_typer(store_app, name="store")
+store_app.command("info")(info)
+
+
+def main() -> None:
+    """The entry point of the ``muse`` command."""
+    try:
+        app(standalone_mode=True)
+    except MuseError as error:
+        from muse.cli.report import print_error
+
+        print_error(error)
+        sys.exit(EXIT_OURS)
+    except KeyboardInterrupt:
+        from muse.cli.report import print_error
+
+        print_error("interrupted; what was committed is safe: run the same command to go on.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+# store_app's only command must not become the group itself.
+@store_app.callback()
+def _store() -> None:
+    pass
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"muse {muse.__version__}")
+        raise typer.Exit

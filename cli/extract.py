@@ -1,0 +1,161 @@
+"""``muse extract``: flags to a listing and an `ExtractConfig`."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from muse.cli.flags import DeviceOption
+from muse.errors import UsageError
+
+if TYPE_CHECKING:
+    from muse.pipeline.records import Listing
+
+EXIT_SOME_FAILED = 3
+
+
+class EngineFlag(StrEnum):
+    """Values of ``--engine``."""
+
+    ray = "ray"
+    local = "local"
+
+
+class SamplingFlag(StrEnum):
+    """Values of ``--sampling``."""
+
+    fps = "fps"
+    uniform = "uniform"
+
+
+class DatasetFlag(StrEnum):
+    """Values of ``--dataset``."""
+
+    msvd = "msvd"
+    msrvtt = "msrvtt"
+    activitynet = "activitynet"
+    didemo = "didemo"
+
+
+class PrecisionFlag(StrEnum):
+    """Values of ``--precision``."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def extract(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the store, made or continued.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of videos, any depth.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="csv or parquet (video,caption[,split]), json or jsonl.")
+    ] = None,
+    dataset: Annotated[DatasetFlag | None, typer.Option(help="A benchmark, with --root.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The benchmark's annotation files and videos.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Splits of --dataset, such as test or train,test.")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="openclip:MODEL/PRETRAINED (a tag or a file), or conse.")
+    ] = "openclip:ViT-B-32-quickgelu/openai",
+    num_frames: Annotated[int, typer.Option(help="T, the most frames a video.")] = 12,
+    sampling: Annotated[
+        SamplingFlag,
+        typer.Option(help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts."),
+    ] = SamplingFlag.fps,
+    fps: Annotated[float, typer.Option(help="Frames a second of --sampling fps.")] = 1.0,
+    engine: Annotated[
+        EngineFlag, typer.Option(help="ray: many cores, GPUs, nodes. local: no Ray.")
+    ] = EngineFlag.ray,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster; else one is started here.")
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        PrecisionFlag, typer.Option(help="Of the encoder; auto is bf16 on a GPU, else fp32.")
+    ] = PrecisionFlag.auto,
+    shard_size: Annotated[int, typer.Option(help="Videos a shard: what a kill can cost.")] = 64,
+    batch_videos: Annotated[int, typer.Option(help="Videos a forward pass.")] = 8,
+    num_decoders: Annotated[
+        int | None, typer.Option(help="Decoding processes; default, one a core.")
+    ] = None,
+    num_encoders: Annotated[
+        int | None, typer.Option(help="Encoding workers of --engine ray; default, one a GPU.")
+    ] = None,
+    decode_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a video is given up.")
+    ] = 300.0,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Progress and summary as JSON lines on stdout.")
+    ] = False,
+) -> None:
+    """Decode videos, encode frames and captions, and cache them in a feature store."""
+    from muse.cli.progress import ExtractReporter
+    from muse.pipeline.extract import ExtractConfig
+    from muse.pipeline.extract import extract as run_extract
+    from muse.pipeline.header import Sampling
+    from muse.pipeline.schedule import Workers
+
+    config = ExtractConfig(
+        out=out,
+        encoder=encoder,
+        sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
+        engine=engine.value,
+        ray_address=ray_address,
+        device=device,
+        precision=precision.value,
+        shard_size=shard_size,
+        batch_videos=batch_videos,
+        workers=Workers(
+            num_decoders=num_decoders,
+            num_encoders=num_encoders,
+            decode_timeout_seconds=decode_timeout,
+        ),
+    )
+    listing = _listing(folder, captions, dataset, root, split)
+    with ExtractReporter(json_lines=json_lines) as reporter:
+        reporter.start(listing)
+        summary = run_extract(config, listing, on_progress=reporter.update)
+    reporter.finish(summary, out)
+    if summary.counts.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _listing(
+    folder: Path | None,
+    captions: Path | None,
+    dataset: DatasetFlag | None,
+    root: Path | None,
+    split: str | None,
+) -> "Listing":
+    from muse.pipeline.datasets.benchmark import list_benchmark
+    from muse.pipeline.datasets.folder import list_folder
+
+    if dataset is not None:
+        _refuse(with_dataset=("FOLDER", folder), and_=("--captions", captions))
+        if root is None:
+            raise UsageError(f"--dataset {dataset} needs --root DIR, where its files are.")
+        return list_benchmark(dataset.value, root, _names(split or "test"))
+    if folder is None:
+        raise UsageError("nothing to extract: name a FOLDER of videos, or a --dataset.")
+    if split or root:
+        raise UsageError("--root and --split go with --dataset; a FOLDER takes all splits.")
+    return list_folder(folder, captions)
+
+
+def _refuse(*, with_dataset: tuple[str, object], and_: tuple[str, object]) -> None:
+    for name, value in (with_dataset, and_):
+        if value is not None:
+            raise UsageError(
+                f"{name} {value} does not go with --dataset: that reads its own files."
+            )
+
+
+def _names(text: str) -> Sequence[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

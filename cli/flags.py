@@ -1,0 +1,28 @@
+"""Flags that several commands share, each described once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
+HeadOption = Annotated[
+    str, typer.Option("--head", help="Run folder of `muse train-head`, or mean-pool.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+class ScanFlag(StrEnum):
+    """Values of ``--scan``."""
+
+    auto = "auto"
+    reference = "reference"
+    cpu = "cpu"
+    mamba_ssm = "mamba-ssm"
+
+
+ScanOption = Annotated[
+    ScanFlag,
+    typer.Option(help="Selective scan; auto is mamba-ssm's on a GPU where installed, else cpu."),
+]

@@ -1,0 +1,125 @@
+"""Progress of the long commands: a line that is redrawn for a person, JSON lines for a program."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from muse.cli.report import duration_text, print_json_line, print_line, stderr_console
+
+if TYPE_CHECKING:
+    from muse.pipeline.extract import ExtractSummary
+    from muse.pipeline.extract import Progress as ExtractProgress
+    from muse.pipeline.records import Listing
+
+_JSON_EVERY_SECONDS = 1.0
+
+
+class ExtractReporter:
+    """What ``muse extract`` shows while it runs and when it is done."""
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self._json_lines = json_lines
+        self._last_json = 0.0
+        self._bar = _bar()
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if not self._json_lines:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, listing: "Listing") -> None:
+        """Says what is about to happen."""
+        missing = sum(video.path is None for video in listing.videos)
+        listed, captions = len(listing.videos), len(listing.captions)
+        if self._json_lines:
+            print_json_line(
+                {"event": "start", "listed": listed, "missing": missing, "captions": captions}
+            )
+            return
+        gone = f" ({missing} of them missing)" if missing else ""
+        self._bar.console.print(
+            f"{listing.protocol}: {listed} videos{gone}, {captions} captions", highlight=False
+        )
+        self._task = self._bar.add_task("extract", total=None, note="loading the encoder")
+
+    def update(self, progress: "ExtractProgress") -> None:
+        """Redraws the line, or prints one JSON line a second at the most."""
+        if self._json_lines:
+            if time.monotonic() - self._last_json >= _JSON_EVERY_SECONDS:
+                self._last_json = time.monotonic()
+                print_json_line(_progress_event(progress))
+        elif self._task is not None:
+            self._bar.update(
+                self._task,
+                total=progress.num_videos,
+                completed=progress.num_decoded,
+                note=_progress_note(progress),
+            )
+
+    def finish(self, summary: "ExtractSummary", out: Path) -> None:
+        """The sum: every listed video is ok, failed or pending."""
+        counts = summary.counts
+        if self._json_lines:
+            event = {name: getattr(counts, name) for name in counts.__slots__}
+            seconds = round(summary.elapsed_seconds, 3)
+            print_json_line(
+                {
+                    "event": "done",
+                    **event,
+                    "new": summary.num_new_videos,
+                    "seconds": seconds,
+                    "store": str(out),
+                }
+            )
+            return
+        if summary.num_new_videos == 0:
+            print_line(f"Nothing to do: {out} is complete.")
+        print_line(
+            f"listed {counts.listed} = ok {counts.ok} + failed {counts.failed}"
+            f" + pending {counts.pending}; captions embedded {counts.captions_embedded}"
+            f" of {counts.captions}; {duration_text(summary.elapsed_seconds)}"
+        )
+        if counts.failed:
+            print_line(f"{counts.failed} videos failed: {out / 'failures.jsonl'} says why.")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=stderr_console(),
+        transient=True,
+    )
+
+
+def _progress_note(progress: "ExtractProgress") -> str:
+    left = progress.seconds_left
+    parts = [f"{progress.videos_per_second:.1f} videos/s", f"{progress.num_failed} failed"]
+    return ", ".join(parts + ([f"{duration_text(left)} left"] if left is not None else []))
+
+
+def _progress_event(progress: "ExtractProgress") -> dict[str, object]:
+    left = progress.seconds_left
+    return {
+        "event": "progress",
+        "videos": progress.num_videos,
+        "decoded": progress.num_decoded,
+        "committed": progress.num_committed,
+        "failed": progress.num_failed,
+        "videos_per_second": round(progress.videos_per_second, 3),
+        "seconds_left": None if left is None else round(left, 1),
+    }

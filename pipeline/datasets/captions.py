@@ -1,0 +1,148 @@
+"""Caption files: csv, json, jsonl or parquet to (video, text, split) rows.
+
+Checked here, where they enter: columns, types and empty texts, each error with its line. Knows
+nothing of where the videos are.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muse.errors import ManifestError
+
+DEFAULT_SPLIT = "all"  # of captions that name none
+_ROW_COLUMNS = ("video", "caption", "split")
+_OBJECT_KEYS = ("video", "captions", "split")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionRow:
+    """One text of a caption file."""
+
+    video: str
+    """As the file names it."""
+    text: str
+    split: str
+
+
+def read_captions(file: Path) -> list[CaptionRow]:
+    """All captions of a file, in its order.
+
+    Args:
+        file: ``.csv`` with columns ``video,caption[,split]``, one row a caption; ``.json`` (a list)
+            or ``.jsonl`` (a line each) of ``{"video", "captions": [...], "split"}``; ``.parquet``
+            with the columns of either.
+
+    Raises:
+        ManifestError: If it can't be read, with file and row.
+    """
+    readers = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise ManifestError(
+            f"{file}: unknown kind of caption file {file.suffix!r}. Use {', '.join(readers)}."
+        )
+    if not file.is_file():
+        raise ManifestError(f"{file}: no such caption file.")
+    try:
+        rows = list(reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException) as e:
+        raise ManifestError(f"{file}: can't be read as {file.suffix}: {e}.") from e
+    if not rows:
+        raise ManifestError(f"{file}: 0 captions in it.")
+    return rows
+
+
+def _csv(file: Path) -> Iterator[CaptionRow]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        _check_names(file, tuple(reader.fieldnames or ()), known=_ROW_COLUMNS)
+        for record in reader:
+            where = f"{file}, line {reader.line_num}"
+            if None in record or None in record.values():
+                raise ManifestError(
+                    f"{where}: {_num_fields(record)} fields, expected "
+                    f"{len(reader.fieldnames or ())}. Quote captions that hold commas."
+                )
+            yield _row(record["video"], record["caption"], record.get("split"), where=where)
+
+
+def _num_fields(record: Mapping[Any, Any]) -> int:
+    extra = len(record[None]) if None in record else 0
+    return sum(1 for key, value in record.items() if key is not None and value is not None) + extra
+
+
+def _json(file: Path) -> Iterator[CaptionRow]:
+    content = json.loads(file.read_text(encoding="utf-8-sig"))
+    if not isinstance(content, list):
+        raise ManifestError(f"{file}: expected a list of objects, found {type(content).__name__}.")
+    yield from _objects(file, ((f"{file}, object {n}", entry) for n, entry in enumerate(content)))
+
+
+def _jsonl(file: Path) -> Iterator[CaptionRow]:
+    with file.open(encoding="utf-8-sig") as stream:
+        entries = (
+            (f"{file}, line {number}", json.loads(line))
+            for number, line in enumerate(stream, start=1)
+            if line.strip()
+        )
+        yield from _objects(file, entries)
+
+
+def _parquet(file: Path) -> Iterator[CaptionRow]:
+    table = pq.read_table(file)
+    records = ((f"{file}, row {n}", record) for n, record in enumerate(table.to_pylist()))
+    if "captions" in table.column_names:
+        yield from _objects(file, records)
+        return
+    _check_names(file, tuple(table.column_names), known=_ROW_COLUMNS)
+    for where, record in records:
+        yield _row(record["video"], record["caption"], record.get("split"), where=where)
+
+
+def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Iterator[CaptionRow]:
+    seen: dict[str, str] = {}
+    for where, entry in entries:
+        if not isinstance(entry, dict):
+            raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}.")
+        _check_names(where, tuple(entry), known=_OBJECT_KEYS)
+        video, captions = entry["video"], entry["captions"]
+        if not isinstance(captions, list):
+            raise ManifestError(
+                f"{where}: captions is {type(captions).__name__}, expected a list of texts."
+            )
+        if str(video) in seen:
+            raise ManifestError(
+                f"{where}: video {video!r} again, first in {seen[str(video)]}. "
+                "Put all its captions in one object."
+            )
+        seen[str(video)] = where
+        for text in captions:
+            yield _row(video, text, entry.get("split"), where=where)
+
+
+def _check_names(where: object, names: tuple[str, ...], *, known: tuple[str, ...]) -> None:
+    missing = [name for name in known[:2] if name not in names]
+    unknown = [name for name in names if name not in known]
+    if missing or unknown:
+        problem = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
+        raise ManifestError(
+            f"{where}: {problem}; it has {', '.join(map(repr, names)) or 'none'}. "
+            f"Known are {', '.join(known[:2])} and, optional, {known[2]}."
+        )
+
+
+def _row(video: object, text: object, split: object, *, where: str) -> CaptionRow:
+    if not isinstance(video, str) or not video.strip():
+        raise ManifestError(f"{where}: video is {video!r}, expected the name of a file.")
+    if not isinstance(text, str) or not text.strip():
+        raise ManifestError(f"{where}: caption is {text!r}, expected a text. Remove the row.")
+    if split is not None and not isinstance(split, str):
+        raise ManifestError(f"{where}: split is {split!r}, expected a name such as train or test.")
+    return CaptionRow(video=video.strip(), text=text.strip(), split=split or DEFAULT_SPLIT)

@@ -1,0 +1,79 @@
+"""Video files in a folder, found by name, by path or by stem.
+
+Users' files seldom have the extension, or the folder, that an annotation file was written for: ids
+are matched on the path, then on the name, then on the stem, and an ambiguous one is an error.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from muse.errors import ManifestError
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".webm", ".wmv",
+})
+# fmt: on
+
+
+class VideoFolder:
+    """The video files below a folder.
+
+    Args:
+        root: The folder, searched to any depth; hidden files and folders are passed over.
+
+    Raises:
+        ManifestError: If it is not a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise ManifestError(f"{root}: no such folder. Name the folder that holds the videos.")
+        self.root = root
+        self.files = tuple(sorted(_video_files(root)))
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        for file in self.files:
+            self._by_name[file.name].append(file)
+            self._by_stem[file.stem].append(file)
+
+    def id_of(self, file: Path) -> str:
+        """A file's id: its path below the folder, with its extension."""
+        return file.relative_to(self.root).as_posix()
+
+    def find(self, name: str) -> Path | None:
+        """The file that a name means: a path below the folder, a file name, or a stem.
+
+        Raises:
+            ManifestError: If the name fits several files.
+        """
+        direct = self.root / name
+        if name and direct.exists() and not direct.is_dir():
+            return direct
+        # "clip.v2" has a stem of its own; the stem of the name is tried last.
+        for candidates in (
+            self._by_name.get(name),
+            self._by_stem.get(name),
+            self._by_stem.get(Path(name).stem),
+        ):
+            if candidates:
+                return _only(candidates, name)
+        return None
+
+
+def _only(candidates: list[Path], name: str) -> Path:
+    if len(candidates) > 1:
+        raise ManifestError(
+            f"{name!r} fits {len(candidates)} files: {candidates[0]}, {candidates[1]}. "
+            "Write its path below the folder."
+        )
+    return candidates[0]
+
+
+def _video_files(root: Path) -> Iterable[Path]:
+    for file in root.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+        if not hidden and file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir():
+            yield file

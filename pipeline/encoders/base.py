@@ -1,0 +1,125 @@
+"""What an image-text encoder is, and how one is named.
+
+An encoder turns cropped frames into tokens of a joint space and captions into vectors of the same
+space. It knows nothing of videos, files of ours or Ray.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muse.errors import EncoderError
+from muse.pipeline.header import EncoderInfo, Preprocessing
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Encoder(Protocol):
+    """Letters: B frames or captions, K tokens per frame, D width of the joint space."""
+
+    @property
+    def info(self) -> EncoderInfo:
+        """What its features depend on."""
+        ...
+
+    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """(B, K, D) tokens of (B, size, size, 3) RGB frames, class token first, not normalised."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        """(B, D) embeddings of captions, not normalised."""
+        ...
+
+
+def build_encoder(spec: str, *, device: str, precision: Precision) -> Encoder:
+    """The encoder that a spec names, ready on a device.
+
+    Args:
+        spec: ``openclip:MODEL/PRETRAINED`` or ``conse``.
+        device: ``cpu``, ``cuda`` or ``cuda:0``.
+        precision: Of the matrix products; ``auto`` is bf16 on a GPU and fp32 elsewhere.
+
+    Raises:
+        EncoderError: If the name is unknown, or its weights or packages can't be had.
+    """
+    kind, _, rest = spec.partition(":")
+    resolved = resolve_precision(precision, device=device)
+    if kind == "openclip" and rest:
+        from muse.pipeline.encoders.open_clip import OpenClipEncoder  # loads open_clip
+
+        return OpenClipEncoder.build(rest, device=device, precision=resolved)
+    if spec == "conse":
+        from muse.pipeline.encoders.conse import ConseEncoder  # loads transformers
+
+        return ConseEncoder.build(device=device, precision=resolved)
+    raise EncoderError(
+        f"encoder {spec!r}: unknown. Write openclip:MODEL/PRETRAINED, such as "
+        "openclip:ViT-B-32-quickgelu/openai, or conse."
+    )
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` resolved to ``cuda`` where there is a GPU, else ``cpu``.
+
+    Raises:
+        EncoderError: If a GPU is asked for and there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EncoderError(f"device {device!r}: torch sees no CUDA device. Use --device cpu.")
+    return device
+
+
+def resolve_precision(precision: Precision, *, device: str) -> Literal["fp32", "bf16", "fp16"]:
+    """``auto`` resolved to bf16 on a GPU and fp32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    return precision
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The torch type of a precision's name."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def normalised_input(
+    frames_BHWC: NDArray[np.uint8], preprocessing: Preprocessing, *, device: str
+) -> Tensor:
+    """(B, 3, size, size) float32: RGB in [0, 1], mean subtracted, divided by std."""
+    pixels = torch.from_numpy(frames_BHWC).to(device).permute(0, 3, 1, 2).float() / 255.0
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (pixels - mean) / std
+
+
+def as_float16(values: Tensor) -> NDArray[np.float16]:
+    """The values as they are stored.
+
+    Raises:
+        EncoderError: If one is not finite in float16: such a token would poison every mean.
+    """
+    stored: NDArray[np.float16] = values.detach().to(torch.float16).cpu().numpy()
+    if not np.isfinite(stored).all():
+        raise EncoderError(
+            f"{int((~np.isfinite(stored)).sum())} of {stored.size} values are not finite in "
+            "float16. Try --precision fp32; if that fails too, the weights are damaged."
+        )
+    return stored
+
+
+def hash_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all weights, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
