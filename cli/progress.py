@@ -1,5 +1,6 @@
 """Progress of the long commands: a line that is redrawn for a person, JSON lines for a program."""
 
+import dataclasses
 import time
 from pathlib import Path
 from types import TracebackType
@@ -7,14 +8,49 @@ from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from muse.cli.report import duration_text, print_json_line, print_line, stderr_console
+from muse.cli.report import (
+    duration_text,
+    print_json_line,
+    print_line,
+    print_progress,
+    stderr_console,
+)
 
 if TYPE_CHECKING:
+    from muse.head.train import StepReport, TrainSummary
     from muse.pipeline.extract import ExtractSummary
     from muse.pipeline.extract import Progress as ExtractProgress
     from muse.pipeline.records import Listing
 
 _JSON_EVERY_SECONDS = 1.0
+_PLAIN_EVERY_SECONDS = 10.0  # into a file or a pipe, where no line can be redrawn
+
+
+class _Line:
+    """One line of progress: redrawn on a terminal, printed now and then elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = stderr_console()
+        self._bar: Progress | None = _bar() if self._console.is_terminal else None
+        self._task: TaskID | None = None
+        self._last_plain = time.monotonic()
+
+    def start(self) -> None:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=None, note="starting")
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, *, total: int, completed: int, note: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=total, completed=completed, note=note)
+        elif time.monotonic() - self._last_plain >= _PLAIN_EVERY_SECONDS:
+            self._last_plain = time.monotonic()
+            print_progress(f"{self._title} {completed}/{total}, {note}")
 
 
 class ExtractReporter:
@@ -23,12 +59,9 @@ class ExtractReporter:
     def __init__(self, *, json_lines: bool) -> None:
         self._json_lines = json_lines
         self._last_json = 0.0
-        self._bar = _bar()
-        self._task: TaskID | None = None
+        self._line = _Line("extract")
 
     def __enter__(self) -> Self:
-        if not self._json_lines:
-            self._bar.start()
         return self
 
     def __exit__(
@@ -37,7 +70,7 @@ class ExtractReporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._line.stop()
 
     def start(self, listing: "Listing") -> None:
         """Says what is about to happen."""
@@ -49,10 +82,8 @@ class ExtractReporter:
             )
             return
         gone = f" ({missing} of them missing)" if missing else ""
-        self._bar.console.print(
-            f"{listing.protocol}: {listed} videos{gone}, {captions} captions", highlight=False
-        )
-        self._task = self._bar.add_task("extract", total=None, note="loading the encoder")
+        print_progress(f"{listing.protocol}: {listed} videos{gone}, {captions} captions")
+        self._line.start()
 
     def update(self, progress: "ExtractProgress") -> None:
         """Redraws the line, or prints one JSON line a second at the most."""
@@ -60,9 +91,8 @@ class ExtractReporter:
             if time.monotonic() - self._last_json >= _JSON_EVERY_SECONDS:
                 self._last_json = time.monotonic()
                 print_json_line(_progress_event(progress))
-        elif self._task is not None:
-            self._bar.update(
-                self._task,
+        else:
+            self._line.update(
                 total=progress.num_videos,
                 completed=progress.num_decoded,
                 note=_progress_note(progress),
@@ -93,6 +123,65 @@ class ExtractReporter:
         )
         if counts.failed:
             print_line(f"{counts.failed} videos failed: {out / 'failures.jsonl'} says why.")
+
+
+class TrainReporter:
+    """What ``muse train-head`` shows while it runs and when it is done."""
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self._json_lines = json_lines
+        self._line = _Line("train")
+        self._started = time.monotonic()
+        self._last: StepReport | None = None
+
+    def __enter__(self) -> Self:
+        if not self._json_lines:
+            self._line.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._line.stop()
+
+    def update(self, report: "StepReport") -> None:
+        """Redraws the line, or prints the step as JSON."""
+        self._last = report
+        if self._json_lines:
+            print_json_line({"event": "step", **dataclasses.asdict(report)})
+        else:
+            self._line.update(
+                total=report.num_steps,
+                completed=report.step,
+                note=f"epoch {report.epoch}, loss {report.loss:.3f}, "
+                f"{report.videos_per_second:.0f} pairs/s",
+            )
+
+    def finish(self, summary: "TrainSummary") -> None:
+        """What was trained on, with what, and where it is."""
+        selection = summary.selection
+        if self._json_lines:
+            event = {"run": str(summary.run), "steps": summary.num_steps, "device": summary.device}
+            print_json_line({"event": "done", **event, "scan": summary.scan})
+            return
+        if self._last is None:
+            print_line(f"Nothing to do: {summary.run} is finished ({summary.num_steps} steps).")
+            return
+        if summary.first_step:
+            print_line(f"Went on after step {summary.first_step}.")
+        print_line(
+            f"split {selection.split}: {len(selection.video_rows_V)} of "
+            f"{selection.num_videos_listed} videos, {len(selection.caption_rows_Q)} of "
+            f"{selection.num_captions_listed} captions; {summary.device}, {summary.precision}, "
+            f"scan {summary.scan}"
+        )
+        print_line(
+            f"{summary.num_steps} steps, loss {self._last.loss:.3f}, "
+            f"{duration_text(time.monotonic() - self._started)}: {summary.run}"
+        )
 
 
 def _bar() -> Progress:

@@ -5,13 +5,11 @@ Results go to stdout, progress and errors to stderr, so that a pipe gets the res
 
 import json
 import sys
-from functools import cache
 
 from rich.console import Console
 from rich.table import Table
 
 
-@cache
 def stderr_console() -> Console:
     """The console that progress is drawn on."""
     return Console(stderr=True)
@@ -20,6 +18,16 @@ def stderr_console() -> Console:
 def print_error(error: Exception | str) -> None:
     """One line on stderr, whatever the message holds."""
     print("muse: " + " ".join(str(error).split()), file=sys.stderr)
+
+
+def print_note(text: str) -> None:
+    """A remark on stderr that changes how the result is to be read."""
+    print("note: " + text, file=sys.stderr)
+
+
+def print_progress(text: str) -> None:
+    """A line on stderr that says how far a run has come."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_line(text: str) -> None:

@@ -80,13 +80,26 @@ def read_timeline(path: Path) -> Timeline:
                 "replace it, or remove it from the listing.",
                 reason="zero_frames",
             )
-        if stream.frames > len(packets):
+        if stream.frames > len(packets) and _ends_early(packets, stream):
             raise DecodeError(
                 f"{path}: the container announces {stream.frames} frames and holds "
                 f"{len(packets)}. The file is truncated; replace it.",
                 reason="truncated",
             )
         return _timeline_of(packets, stream)
+
+
+def _ends_early(packets: list[tuple[int | None, int | None, int]], stream: VideoStream) -> bool:
+    """True if the packets stop before the stream's announced end.
+
+    Fewer packets than announced frames prove nothing alone: the count of an .mp4 that was trimmed
+    without re-encoding includes the frames that its edit list hides.
+    """
+    ends = [pts + duration for pts, _, duration in packets if pts is not None]
+    if stream.duration is None or not ends:
+        return True
+    tolerance = max(duration for _, _, duration in packets) / 2
+    return max(ends) + tolerance < (stream.start_time or 0) + stream.duration
 
 
 def _timeline_of(
@@ -140,7 +153,7 @@ def _walk(
         if index < target:
             continue
         if index > target:
-            break  # the wanted frame was lost in decoding
+            continue  # it was lost in decoding, unless the stamps turn out to fall further on
         if frame.is_corrupt:
             raise DecodeError(
                 f"{path}: frame {index} at {timeline.seconds[index]:.3f} s is damaged. "
@@ -224,7 +237,7 @@ def _open_video(path: Path) -> InputContainer:
     # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
     av.logging.set_level(None)
     try:
-        return av.open(str(path))
+        return av.open(str(path.absolute()))  # libav takes "12:30.mp4" for a protocol
     except av.error.FFmpegError as error:
         reason = "unreadable" if isinstance(error, OSError) else "not_a_video"
         raise DecodeError(

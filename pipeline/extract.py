@@ -253,7 +253,14 @@ def _run_record(config: ExtractConfig) -> dict[str, Any]:
         "versions": {
             "muse": muse.__version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
+            **{name: _version_of(name) for name in packages},
         },
         "machine": platform.machine(),
     }
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # on the path without being installed
+        return None

@@ -149,13 +149,37 @@ def require_same_features(found: StoreHeader, wanted: StoreHeader, *, what: str)
         IncompatibleStoreError: Naming the first field that differs and both its values.
     """
     for field in ("encoder", "sampling", "format_version"):
-        left, right = (_flat(field, getattr(header, field)) for header in (found, wanted))
-        for name, value in left.items():
-            if value != right.get(name):
-                raise IncompatibleStoreError(
-                    f"{what}: {name} is {value!r}, but {right.get(name)!r} is needed. "
-                    "Use the store it was made for, or extract one with that setting."
-                )
+        _require_equal(
+            field,
+            getattr(found, field),
+            getattr(wanted, field),
+            what=what,
+            advice="Use the store it was made for, or extract one with that setting.",
+        )
+
+
+def require_same_encoder(found: EncoderInfo, wanted: EncoderInfo, *, what: str) -> None:
+    """Nothing, if two encoders give the same features.
+
+    Raises:
+        IncompatibleStoreError: Naming the first field that differs and both its values.
+    """
+    _require_equal(
+        "encoder",
+        found,
+        wanted,
+        what=what,
+        advice="Use the weights and the precision of the store, or extract into another --out.",
+    )
+
+
+def _require_equal(field: str, found: object, wanted: object, *, what: str, advice: str) -> None:
+    right = _flat(field, wanted)
+    for name, value in _flat(field, found).items():
+        if value != right.get(name):
+            raise IncompatibleStoreError(
+                f"{what}: {name} is {value!r}, but {right.get(name)!r} is needed. {advice}"
+            )
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

@@ -51,7 +51,7 @@ class IsolatedFunction(Generic[Item, Result]):
                 self.close()
                 raise ProcessTimedOutError(f"no answer in {self._timeout_seconds:g} s")
             result: Result = connection.recv()
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:  # OSError: it died within an answer
             process.join(5)
             code = process.exitcode
             self.close()

@@ -136,7 +136,9 @@ def pending_caption_shards(store: ZarrStore, listing: Listing) -> list[CaptionSh
     """Caption shards without a receipt, in order."""
     size = CAPTIONS_PER_SHARD
     done = {receipt.index for receipt in store.receipts("captions")}
-    missing = {video.video_id for video in listing.videos if video.path is None}
+    # As the store lists them, not this run: `ZarrStore.has_embedding_Q` goes by the same.
+    paths = zip(store.video_ids, store.video_paths, strict=True)
+    missing = {video_id for video_id, path in paths if not path}
     return [
         CaptionShard(
             index=index,

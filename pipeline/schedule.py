@@ -16,24 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from muse.errors import DecodeError
+from muse.pipeline.decoder import DecodeTask, IsolatedDecoder
 from muse.pipeline.encoders.base import resolve_device
-from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
-from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
+from muse.pipeline.header import EncoderInfo, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
-from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.records import Clip, Failure
 from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
 
 SHARDS_AHEAD = 1  # decoded while another is encoded; bounds the memory that clips take
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeTask:
-    """One video to decode, with all that decides the result."""
-
-    video: VideoRef
-    sampling: Sampling
-    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,55 +66,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Ends all workers."""
         ...
-
-
-def attempt(task: DecodeTask) -> Clip | Failure:
-    """The clip, or why there is none: runs where a crash harms nobody."""
-    from muse.pipeline.decode import decode_clip  # loads libav in the decoding process only
-
-    try:
-        return decode_clip(task.video, sampling=task.sampling, preprocessing=task.preprocessing)
-    except DecodeError as error:
-        return decode_failure(task.video, reason=error.reason, message=str(error))
-    except MemoryError:
-        message = f"{task.video.path}: memory ran out while decoding."
-        return decode_failure(task.video, reason="out_of_memory", message=message)
-    except Exception as error:  # noqa: BLE001  # one video's surprise must not end a run
-        message = f"{task.video.path}: {type(error).__name__}: {error}"
-        return decode_failure(task.video, reason="crashed", message=message)
-
-
-class IsolatedDecoder:
-    """`attempt` in a child process; its death or delay is a failure of that one video."""
-
-    def __init__(self, *, timeout_seconds: float) -> None:
-        self._attempt = IsolatedFunction(attempt, timeout_seconds=timeout_seconds)
-
-    def __call__(self, task: DecodeTask) -> Clip | Failure:
-        """The clip, or why there is none."""
-        try:
-            return self._attempt(task)
-        except ProcessTimedOutError as error:
-            message = f"{task.video.path}: {error}. Raise --decode-timeout, or replace the file."
-            return decode_failure(task.video, reason="timeout", message=message)
-        except ProcessDiedError as error:
-            message = f"{task.video.path}: {error}. Replace the file."
-            return decode_failure(task.video, reason="crashed", message=message)
-
-    def close(self) -> None:
-        """Ends the child process."""
-        self._attempt.close()
-
-
-def decode_failure(video: VideoRef, *, reason: str, message: str) -> Failure:
-    """A failure of the decode stage."""
-    return Failure(
-        video_id=video.video_id,
-        path=str(video.path or ""),
-        stage="decode" if video.path else "listing",
-        reason=reason,
-        message=message,
-    )
 
 
 def available_cpus() -> int:

@@ -18,16 +18,11 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from muse.errors import EncoderError, MuseError, UsageError
+from muse.pipeline.decoder import DecodeTask, IsolatedDecoder, decode_failure
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.records import Clip, Failure, VideoRef
-from muse.pipeline.schedule import (
-    DecodeTask,
-    IsolatedDecoder,
-    Tick,
-    Workers,
-    decode_failure,
-)
+from muse.pipeline.schedule import Tick, Workers
 from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
 
 SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile

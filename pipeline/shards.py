@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from muse.pipeline.encoders.base import Encoder, Precision, build_encoder
-from muse.pipeline.header import EncoderInfo, StoreHeader, require_same_features
+from muse.pipeline.header import EncoderInfo, StoreHeader, require_same_encoder
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipTokens, Failure
@@ -65,9 +65,7 @@ class ShardEncoder:
             IncompatibleStoreError: If it holds features of another encoder.
         """
         self._store = ZarrStore.open(path)
-        found = self._store.header
-        wanted = _with_encoder(found, self._encoder.info)
-        require_same_features(found, wanted, what=str(path))
+        require_same_encoder(self._store.header.encoder, self._encoder.info, what=str(path))
 
     def encode_videos(
         self, shard: VideoShard, clips: Sequence[Clip | Failure], *, wait_seconds: float = 0.0
@@ -134,11 +132,6 @@ def _padded(clip: Clip, tokens_TKD: NDArray[np.float16]) -> ClipTokens:
         valid_T=np.arange(num_frames) < num_valid,
         pts_seconds_T=pts_seconds,
     )
-
-
-def _with_encoder(header: StoreHeader, encoder: EncoderInfo) -> StoreHeader:
-    fields = {name: getattr(header, name) for name in StoreHeader.__slots__}
-    return StoreHeader(**{**fields, "encoder": encoder})
 
 
 def _report(receipt: Receipt, started: float, encoded: float, wait: float) -> ShardReport:

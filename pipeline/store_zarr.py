@@ -108,7 +108,8 @@ class ZarrStore:
         try:
             table = pq.read_table(source, columns=[column])
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{source}: can't be read ({error}). Extract again.") from error
+            words = " ".join(str(error).split())
+            raise StoreError(f"{source}: can't be read ({words}). Extract again.") from error
         values: list[str] = table.column(column).to_pylist()
         return values
 
@@ -173,17 +174,20 @@ class ZarrStore:
         Raises:
             StoreError: If the row is padding throughout: no features were written there.
         """
-        valid_T = np.asarray(self._array("valid")[row])
+        valid_T = self._read("valid", row)
         if not valid_T.any():
             raise StoreError(
                 f"{self.path}: video {self.video_ids[row]!r} (row {row}) has no features. "
                 "Rows with features are in has_features_N."
             )
+        file = self._shard_file("tokens", row // self.header.shard_size)
+        if not file.is_file():  # Zarr would fill the gap with zeros
+            raise StoreError(f"{file}: no such file, but its shard is committed. Extract again.")
         return ClipTokens(
             video_id=self.video_ids[row],
-            tokens_TKD=np.asarray(self._array("tokens")[row]),
+            tokens_TKD=self._read("tokens", row),
             valid_T=valid_T,
-            pts_seconds_T=np.asarray(self._array("pts_seconds")[row]),
+            pts_seconds_T=self._read("pts_seconds", row),
         )
 
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
@@ -198,15 +202,27 @@ class ZarrStore:
                 f"{self.path}: {len(missing)} captions have no embedding yet. "
                 "Run `muse extract` again to finish the store."
             )
-        array = self._array("captions")
         embeddings = np.empty((len(rows), self.header.encoder.dim), dtype=np.float16)
         chunk_of = rows // CAPTIONS_PER_SHARD
         for chunk in np.unique(chunk_of).tolist():
             start = chunk * CAPTIONS_PER_SHARD
-            block = np.asarray(array[start : start + CAPTIONS_PER_SHARD])
+            block = self._read("captions", slice(start, start + CAPTIONS_PER_SHARD))
             here = chunk_of == chunk
             embeddings[here] = block[rows[here] - start]
         return embeddings
+
+    def _read(self, name: str, rows: int | slice) -> NDArray[Any]:
+        try:
+            return np.asarray(self._array(name)[rows])
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path / _FEATURES}: array {name!r} is damaged at {rows} ({error}). "
+                "Extract again."
+            ) from error
+
+    def _shard_file(self, name: str, index: int) -> Path:
+        zeros = ["0"] * (self._array(name).ndim - 1)
+        return self.path.joinpath(_FEATURES, name, "c", str(index), *zeros)
 
     def _array(self, name: str) -> Any:
         try:
@@ -237,6 +253,8 @@ class ZarrStore:
                 block = np.full((len(rows), *array.shape[1:]), array.fill_value, array.dtype)
                 for place, clip in clips:
                     block[place] = getattr(clip, f"{name}_{'TKD' if name == 'tokens' else 'T'}")
+                # Zarr reads a last, short shard before it writes it: not one that is damaged.
+                self._shard_file(name, index).unlink(missing_ok=True)
                 array[span] = block
             return self._commit("videos", index, span, tuple(failures))
 
@@ -246,6 +264,7 @@ class ZarrStore:
         """Writes and commits one shard of caption embeddings, whole."""
         span = slice(first_row, first_row + len(embeddings_BD))
         with _writing(self.path):
+            self._shard_file("captions", index).unlink(missing_ok=True)
             self._array("captions")[span] = embeddings_BD
             return self._commit("captions", index, span, ())
 
@@ -271,8 +290,7 @@ class ZarrStore:
         """Of the shard's files. A shard whose videos all failed has none: it is all fill value."""
         names = ("captions",) if kind == "captions" else ("tokens", "valid", "pts_seconds")
         for name in names:
-            zeros = ["0"] * (self._array(name).ndim - 1)
-            file = self.path.joinpath(_FEATURES, name, "c", str(index), *zeros)
+            file = self._shard_file(name, index)
             if file.is_file():
                 with file.open("rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -62,6 +62,10 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
     captions = [caption for split in chosen for caption in _captions(benchmark, root, split)]
     ids = dict.fromkeys(caption.video_id for caption in captions)
     videos = tuple(VideoRef(video_id=i, path=_find(folder, benchmark, i)) for i in ids)
+    if not videos:
+        raise ManifestError(
+            f"{root}: {benchmark.title} {'+'.join(chosen)} has 0 videos in its files."
+        )
     if not any(video.path for video in videos):
         raise ManifestError(
             f"{root}: none of the {len(videos)} videos of {benchmark.title} "

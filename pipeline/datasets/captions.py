@@ -88,11 +88,18 @@ def _json(file: Path) -> Iterator[CaptionRow]:
 def _jsonl(file: Path) -> Iterator[CaptionRow]:
     with file.open(encoding="utf-8-sig") as stream:
         entries = (
-            (f"{file}, line {number}", json.loads(line))
-            for number, line in enumerate(stream, start=1)
+            (where, _json_value(line, where=where))
+            for where, line in ((f"{file}, line {n}", line) for n, line in enumerate(stream, 1))
             if line.strip()
         )
         yield from _objects(file, entries)
+
+
+def _json_value(line: str, *, where: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: can't be read as JSON: {error.msg}.") from error
 
 
 def _parquet(file: Path) -> Iterator[CaptionRow]:

@@ -34,7 +34,7 @@ def list_folder(folder: Path, captions_file: Path | None) -> Listing:
         raise ManifestError(
             f"{folder}: 0 videos in it. Known extensions: {' '.join(sorted(VIDEO_SUFFIXES))}."
         )
-    id_of = _ids(found, videos)
+    id_of = _ids(found, videos, source=captions_file)
     refs = {
         videos.id_of(file): VideoRef(video_id=videos.id_of(file), path=file)
         for file in videos.files
@@ -48,7 +48,9 @@ def list_folder(folder: Path, captions_file: Path | None) -> Listing:
     )
 
 
-def _ids(found: dict[str, Path | None], videos: VideoFolder) -> dict[str, str]:
+def _ids(
+    found: dict[str, Path | None], videos: VideoFolder, *, source: Path | None
+) -> dict[str, str]:
     """Name in the caption file -> id; a missing video keeps its name."""
     ids: dict[str, str] = {}
     names_of: dict[str, str] = {}
@@ -56,7 +58,7 @@ def _ids(found: dict[str, Path | None], videos: VideoFolder) -> dict[str, str]:
         video_id = videos.id_of(file) if file else name
         if video_id in names_of:
             raise ManifestError(
-                f"{names_of[video_id]!r} and {name!r} both mean {video_id}. "
+                f"{source}: {names_of[video_id]!r} and {name!r} both mean {video_id}. "
                 "Write one name for one video."
             )
         names_of[video_id] = name

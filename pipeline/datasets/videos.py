@@ -50,7 +50,8 @@ class VideoFolder:
             ManifestError: If the name fits several files.
         """
         direct = self.root / name
-        if name and direct.exists() and not direct.is_dir():
+        # An absolute name leaves the folder, where files have no id; its stem may still fit.
+        if name and direct.is_relative_to(self.root) and direct.exists() and not direct.is_dir():
             return direct
         # "clip.v2" has a stem of its own; the stem of the name is tried last.
         for candidates in (

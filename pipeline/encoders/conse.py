@@ -8,6 +8,7 @@ CLIP: it serves where CLIP's weights can't be had.
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,6 @@ class ConseEncoder:
         self._device = device
         self._dtype = dtype_of(info.precision)
         self.info = info
-        self._class_embeddings_CD = self._embed_class_names()
 
     @classmethod
     def build(cls, *, device: str, precision: Literal["fp32", "bf16", "fp16"]) -> "ConseEncoder":
@@ -104,8 +104,9 @@ class ConseEncoder:
         """(B, 384) sentence embeddings of unit length."""
         return as_float16(self._text_tower.embed(texts, device=self._device))
 
-    @torch.no_grad()
-    def _embed_class_names(self) -> Tensor:
+    @cached_property
+    def _class_embeddings_CD(self) -> Tensor:
+        """(1000, D), made when the first frame comes: a search needs none."""
         texts = [f"a photo of a {name}." for name in imagenet_class_names()]
         batches = (
             texts[start : start + _CLASS_TEXT_BATCH]

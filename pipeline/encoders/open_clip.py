@@ -216,7 +216,7 @@ def _describe(model: Any, name: str, *, precision: Literal["fp32", "bf16", "fp16
         tokens_per_frame=1 + grid_height * grid_width,
         grid=int(grid_height),
         precision=precision,
-        logit_scale=min(float(model.logit_scale), math.log(100)),
+        logit_scale=min(float(model.logit_scale.detach()), math.log(100)),
         preprocessing=_preprocessing_of(model, name),
     )
 

@@ -1,0 +1,60 @@
+# Everything a developer or a newcomer runs. `make` alone prints the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Where the demo writes; and, to run it on a folder of your own:
+#   make demo VIDEOS=folder CAPTIONS=captions.csv
+DEMO ?= demo
+VIDEOS ?= $(DEMO)/videos
+CAPTIONS ?= $(DEMO)/captions.csv
+K ?=
+NAME ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help dev check test test-slow test-all demo wheel bench fix clean
+
+help: ## Print this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: $(INSTALLED) ## Make .venv with everything that tests, checks and demo need
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "muse needs Python 3.11 or newer; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# One command: a second one might replace torch by another build.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,offline,demo]'
+	@touch $@
+
+check: $(INSTALLED) ## Lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
+	$(BIN)/python -m pytest -q $(if $(K),-k '$(K)')
+
+test-slow: $(INSTALLED) ## The tests marked slow, some minutes
+	$(BIN)/python -m pytest -q -m 'slow and not gpu' --durations=5
+
+test-all: $(INSTALLED) ## Both, with coverage
+	$(BIN)/python -m coverage run -m pytest -q -m 'not gpu'
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+demo: $(INSTALLED) ## extract, train-head, evaluate, search on video files, on the CPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo/run.sh $(DEMO) $(VIDEOS) $(CAPTIONS)
+
+wheel: $(INSTALLED) ## Build wheel and sdist, compare, install in a clean venv, run muse
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/release/check_wheel.sh
+
+bench: $(INSTALLED) ## Run benchmarks/bench_NAME.py
+	$(BIN)/python benchmarks/bench_$(NAME).py
+
+fix: $(INSTALLED) ## Format, and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf $(VENV) $(DEMO) dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

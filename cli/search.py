@@ -1,0 +1,77 @@
+"""``muse search``: the videos of a store that a text describes best."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from muse.pipeline.store import FeatureStore
+
+
+def search(
+    store: StoreArgument,
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    head: Annotated[
+        str, typer.Option("--head", help="Run folder of `muse train-head`, or mean-pool.")
+    ] = "mean-pool",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many videos to print.")] = 5,
+    device: DeviceOption = "auto",
+    scan: ScanOption = ScanFlag.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
+) -> None:
+    """Print the videos nearest to a text."""
+    import numpy as np
+
+    from muse.errors import StoreError, UsageError
+    from muse.head.evaluate import embed_videos, open_head, rank_videos
+    from muse.pipeline.store import open_store
+
+    if not text.strip():
+        raise UsageError("the text is empty. Write what to look for.")
+    opened = open_store(store)
+    rows = np.flatnonzero(opened.has_features_N)
+    if not len(rows):
+        raise StoreError(f"{store}: no video has features yet. Run `muse extract` to the end.")
+    opened_head, where = open_head(
+        head,
+        opened,
+        device=device,  # type: ignore[arg-type]  # checked by open_head
+        scan=scan.value,
+    )
+    videos = embed_videos(opened, rows, opened_head, device=where)
+    found = rank_videos(_embed_text(opened, text, device=device), videos, k)
+    ids = [opened.video_ids[rows[answer.place]] for answer in found]
+    _print(ids, [answer.cosine for answer in found], as_json=as_json)
+
+
+def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
+    """(D,) by the encoder of the store, checked to be the same."""
+    import torch
+
+    from muse.pipeline.encoders.base import build_encoder, resolve_device
+    from muse.pipeline.header import require_same_encoder
+
+    info = store.header.encoder
+    encoder = build_encoder(info.spec, device=resolve_device(device), precision=info.precision)
+    require_same_encoder(encoder.info, info, what="the encoder at hand")
+    return torch.from_numpy(encoder.encode_texts([text])[0]).float()
+
+
+def _print(ids: list[str], cosines: list[float], *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from muse.cli.report import print_json_line, print_table
+
+    answers = list(enumerate(zip(ids, cosines, strict=True), start=1))
+    if as_json:
+        for rank, (video_id, cosine) in answers:
+            print_json_line({"rank": rank, "video_id": video_id, "cosine": round(cosine, 6)})
+        return
+    table = Table("rank", "video", "cosine")
+    for rank, (video_id, cosine) in answers:
+        table.add_row(str(rank), video_id, f"{cosine:.3f}")
+    print_table(table)

@@ -1,0 +1,102 @@
+"""``muse train-head``: flags to a `TrainConfig` and a `HeadConfig`."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument
+from muse.errors import UsageError
+
+
+class TrainPrecisionFlag(StrEnum):
+    """Values of ``--precision``."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class DuplicatesFlag(StrEnum):
+    """Values of ``--duplicates``."""
+
+    masked = "masked"
+    negatives = "negatives"
+
+
+def train_head(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run, made or continued.")],
+    split: Annotated[
+        str, typer.Option(help="Captions to train on; all for every split.")
+    ] = "train",
+    epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.2,
+    warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
+    depth: Annotated[int, typer.Option(help="Residual BiMamba blocks.")] = 4,
+    factors: Annotated[
+        str, typer.Option(help="Scales of the pyramid, as factors on the patch grid.")
+    ] = "0.5,1,2",
+    dropout: Annotated[float, typer.Option(help="Of the last block.")] = 0.1,
+    duplicates: Annotated[
+        DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
+    ] = DuplicatesFlag.masked,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        TrainPrecisionFlag, typer.Option(help="auto is bf16 on a GPU, else fp32.")
+    ] = TrainPrecisionFlag.auto,
+    scan: ScanOption = ScanFlag.auto,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints, beside each epoch's.")
+    ] = 500,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
+    ] = False,
+) -> None:
+    """Train the MUSE head on a feature store."""
+    from muse.cli.progress import TrainReporter
+    from muse.head.model import HeadConfig
+    from muse.head.train import TrainConfig, train
+    from muse.pipeline.store import open_store
+
+    opened = open_store(store)
+    head = HeadConfig(
+        dim=opened.header.encoder.dim,
+        logit_scale_init=opened.header.encoder.logit_scale,
+        factors=_numbers(factors),
+        depth=depth,
+        dropout=dropout,
+    )
+    config = TrainConfig(
+        split=split,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        duplicates=duplicates.value,
+        seed=seed,
+        device=device,  # type: ignore[arg-type]  # checked by TrainConfig
+        precision=precision.value,
+        scan=scan.value,
+        checkpoint_every=checkpoint_every,
+    )
+    with TrainReporter(json_lines=json_lines) as reporter:
+        summary = train(
+            opened, out, config=config, head=head, command=sys.argv, on_step=reporter.update
+        )
+    reporter.finish(summary)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--factors {text!r}: write numbers with commas, such as 0.5,1,2."
+        ) from None

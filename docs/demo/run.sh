@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The demo: what a user of a folder of their own would type, on video files made here.
+# Usage: run.sh OUT VIDEOS CAPTIONS
+set -euo pipefail
+out=$1 videos=$2 captions=$3
+run() { printf '\n$ %s\n' "$*"; "$@"; }
+
+mkdir -p "$out"
+if [ "$videos" = "$out/videos" ] && [ ! -f "$captions" ]; then
+  python "$(dirname "$0")/make_clips.py" "$out"
+fi
+
+run muse extract "$videos" --captions "$captions" --encoder conse --sampling uniform --num-frames 8 --out "$out/store"
+run muse store info "$out/store"
+run muse train-head "$out/store" --split train --batch-size 16 --epochs 3 --out "$out/run"
+run muse evaluate "$out/store" --split test --head mean-pool
+run muse evaluate "$out/store" --split test --head "$out/run" --json "$out/scores.json"
+run muse search "$out/store" "a cat" --head "$out/run" -k 3

@@ -1,0 +1,252 @@
+"""A run folder: what it holds, how it is written, and which store it belongs to.
+
+::
+
+    RUN/config.json         the head's and the training's settings, the store's header, versions
+    RUN/head.safetensors    the weights after the newest checkpoint
+    RUN/state.safetensors   weights, optimiser moments, random state and step: what resuming needs
+    RUN/log.jsonl           one line a step, `muse.head.run_log`
+    RUN/tensorboard/        the same for TensorBoard
+
+Files that are not appended to appear whole, under a temporary name first. Knows nothing of how a
+head is trained.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import muse
+from muse.errors import CheckpointError, StoreError, UsageError
+from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.scan.select import ScanBackend
+from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
+from muse.pipeline.store import FeatureStore
+
+RUN_FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+HEAD_FILE = "head.safetensors"
+STATE_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What ``config.json`` holds."""
+
+    head: HeadConfig
+    train: dict[str, Any]
+    """The training's settings as JSON; `muse.head.train.TrainConfig` reads them."""
+    store: StoreHeader
+    """Of the store that the head was trained on."""
+    num_videos: int
+    """Of the split, those that had features."""
+    num_captions: int
+    """Pairs trained on; with the seed they decide every batch."""
+    command: tuple[str, ...]
+    """What was typed, program first; empty where the run was started from Python."""
+
+    def as_json(self) -> dict[str, Any]:
+        """With the versions of what writes it."""
+        return {
+            "format_version": RUN_FORMAT_VERSION,
+            "head": dataclasses.asdict(self.head),
+            "train": self.train,
+            "store": self.store.as_json(),
+            "num_videos": self.num_videos,
+            "num_captions": self.num_captions,
+            "command": list(self.command),
+            "versions": {
+                "muse": muse.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """What resuming needs, between two steps."""
+
+    step: int
+    """Steps done."""
+    head: Mapping[str, Tensor]
+    """Weights by name."""
+    optimizer: Mapping[str, Tensor]
+    """``PARAMETER/MOMENT`` of each parameter's moments."""
+    random: Mapping[str, Tensor]
+    """State of each random generator by device, uint8."""
+
+
+def is_run(run: Path) -> bool:
+    """Whether a folder is a run, finished or not."""
+    return (run / CONFIG_FILE).is_file()
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """Makes the folder a run.
+
+    Raises:
+        CheckpointError: If the folder can't be written, or holds something else.
+    """
+    if run.is_dir() and any(run.iterdir()) and not is_run(run):
+        raise CheckpointError(
+            f"{run}: not empty and no training run. Name a new folder with --out."
+        )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config.as_json(), indent=2) + "\n"
+        replace_file(run / CONFIG_FILE, text.encode())
+    except OSError as error:
+        raise CheckpointError(f"{run}: can't be written ({error.strerror or error}).") from error
+
+
+def read_config(run: Path) -> RunConfig:
+    """The content of a run's ``config.json``.
+
+    Raises:
+        CheckpointError: If the folder is missing, no run, or from another version of muse.
+    """
+    path = run / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{run}: no training run here ({CONFIG_FILE} is missing). "
+            f"Make one with `muse train-head STORE --out {run}`."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read as JSON ({error}).") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != RUN_FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version!r}, this muse reads {RUN_FORMAT_VERSION}. "
+            "Train again, or install the muse that wrote it."
+        )
+    try:
+        head = dict(content["head"])
+        head["factors"] = tuple(head["factors"])
+        return RunConfig(
+            head=HeadConfig(**head),
+            train=dict(content["train"]),
+            store=header_from_json(content["store"], source=str(path)),
+            num_videos=int(content["num_videos"]),
+            num_captions=int(content["num_captions"]),
+            command=tuple(content["command"]),
+        )
+    except (KeyError, TypeError, ValueError, UsageError, StoreError) as error:
+        raise CheckpointError(f"{path}: not a run's settings ({error}). Train again.") from error
+
+
+def load_head(run: Path, store: FeatureStore, *, scan: ScanBackend = "auto") -> RetrievalHead:
+    """A run's head, on the CPU and in evaluation mode, for use with a store.
+
+    Raises:
+        CheckpointError: If the run is missing, has no checkpoint yet, or is damaged.
+        IncompatibleStoreError: If the store holds features of another kind, naming the field.
+    """
+    config = read_config(run)
+    require_same_features(store.header, config.store, what=str(store.path))
+    path = run / HEAD_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{run}: no weights yet ({HEAD_FILE} is missing). Start the training again with the "
+            "same command; it goes on where it stopped."
+        )
+    tensors, _ = _read_tensors(path)
+    head = RetrievalHead(config.head, scan=scan)
+    load_weights(head, tensors, source=path)
+    return head.eval()
+
+
+def load_weights(head: RetrievalHead, tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    """Puts weights into a head.
+
+    Raises:
+        CheckpointError: If names or shapes differ from the head's.
+    """
+    for name, parameter in head.state_dict().items():
+        found = tuple(tensors[name].shape) if name in tensors else "missing"
+        if found != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{source}: {name} is {found}, the head needs {tuple(parameter.shape)}. "
+                f"The file does not belong to the {CONFIG_FILE} beside it."
+            )
+    head.load_state_dict(dict(tensors), strict=False)
+
+
+def write_state(run: Path, state: TrainingState) -> None:
+    """Makes a checkpoint; a kill at any moment leaves this one or the one before it.
+
+    Raises:
+        CheckpointError: If the folder can't be written.
+    """
+    groups = {"head": state.head, "optimizer": state.optimizer, "random": state.random}
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
+    weights = {name: tensors[f"head/{name}"] for name in state.head}
+    metadata = {"step": str(state.step)}
+    try:
+        replace_file(run / STATE_FILE, safetensors.torch.save(tensors, metadata))
+        replace_file(run / HEAD_FILE, safetensors.torch.save(weights, metadata))
+    except OSError as error:
+        raise CheckpointError(
+            f"{run}: the checkpoint after step {state.step} can't be written "
+            f"({error.strerror or error}). Free some space and start the same command again."
+        ) from error
+
+
+def read_state(run: Path) -> TrainingState | None:
+    """The newest checkpoint, or None before the first.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    path = run / STATE_FILE
+    if not path.exists():
+        return None
+    tensors, metadata = _read_tensors(path)
+    groups: dict[str, dict[str, Tensor]] = {"head": {}, "optimizer": {}, "random": {}}
+    try:
+        for key, tensor in tensors.items():
+            group, name = key.split("/", 1)
+            groups[group][name] = tensor
+        return TrainingState(step=int(metadata["step"]), **groups)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a training state ({error}).") from error
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or no safetensors file ({error}). Copy it again, or train again."
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file, whole or as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,194 @@
+"""Retrieval numbers of a head on a split, and the ranking of videos for one text.
+
+The head runs once a video and never sees a caption. Always float32, so that two machines differ
+by rounding only. Knows nothing of training.
+"""
+
+# Legend: Q captions, V videos, B videos at a time, D width.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muse.errors import MetricError
+from muse.head import metrics
+from muse.head.checkpoint import load_head
+from muse.head.data import read_ahead, read_captions, read_videos, select_split
+from muse.head.devices import Device, resolve_device
+from muse.head.metrics import DirectionNumbers, direction_numbers
+from muse.head.model import MeanPoolHead, VideoEmbedder
+from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.head.similarity.mean_pool import cosine_similarity
+from muse.pipeline.store import FeatureStore
+
+MEAN_POOL = "mean-pool"
+VIDEOS_AT_A_TIME = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalReport:
+    """What an evaluation found, and on what."""
+
+    protocol: str
+    """The store's label, such as ``MSVD test``."""
+    split: str
+    head: str
+    """``mean-pool``, or the run's folder."""
+    num_videos: int
+    """V: the gallery of text to video, the queries of video to text."""
+    num_captions: int
+    """Q: the queries of text to video."""
+    num_videos_listed: int
+    """Videos of the split; those without features are in no number."""
+    num_captions_listed: int
+    """Captions of the split."""
+    text_to_video: DirectionNumbers
+    video_to_text: DirectionNumbers
+
+    def as_json(self) -> dict[str, Any]:
+        """Percent and ranks under the field names, with the rules they follow."""
+        return {
+            "protocol": self.protocol,
+            "split": self.split,
+            "head": self.head,
+            "num_videos": self.num_videos,
+            "num_captions": self.num_captions,
+            "num_videos_listed": self.num_videos_listed,
+            "num_captions_listed": self.num_captions_listed,
+            "tie_rule": metrics.TIE_RULE,
+            "v2t_rule": metrics.V2T_RULE,
+            "text_to_video": self.text_to_video.as_json(),
+            "video_to_text": self.video_to_text.as_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankedVideo:
+    """One answer of a search."""
+
+    place: int
+    """Which of the videos searched, counted from 0."""
+    cosine: float
+
+
+def open_head(
+    head: str, store: FeatureStore, *, device: Device = "auto", scan: ScanBackend = "auto"
+) -> tuple[VideoEmbedder, torch.device]:
+    """A head by name or run folder, ready for a store, and the device it is on.
+
+    Args:
+        head: ``mean-pool``, or the folder of a run.
+        store: The store it will read; it must hold the kind of features the head was made for.
+        device: Where it computes.
+        scan: The backend of its scan.
+
+    Raises:
+        CheckpointError: If the folder is no run or damaged.
+        IncompatibleStoreError: If the store does not fit, naming the field.
+        MuseError: If device or scan can't run here.
+    """
+    where = resolve_device(device)
+    if head == MEAN_POOL:
+        return MeanPoolHead(), where
+    loaded = load_head(Path(head), store, scan=resolve_backend(scan, where))
+    return loaded.to(where), where
+
+
+@torch.no_grad()
+def embed_videos(
+    store: FeatureStore,
+    rows_V: NDArray[np.intp],
+    head: VideoEmbedder,
+    *,
+    device: torch.device,
+    on_videos: Callable[[int], None] = lambda num_videos: None,
+) -> Tensor:
+    """(V, D) float32 unit vectors of the videos in some rows, on the CPU.
+
+    Args:
+        store: Where the tokens are.
+        rows_V: Rows that have features.
+        head: In evaluation mode, on ``device``.
+        device: Where the batches go.
+        on_videos: Called after each batch with how many videos it had.
+    """
+    blocks = [
+        rows_V[start : start + VIDEOS_AT_A_TIME]
+        for start in range(0, len(rows_V), VIDEOS_AT_A_TIME)
+    ]
+    embedded = []
+    for videos in read_ahead(blocks, lambda rows: read_videos(store, rows)):
+        video_BD = head.embed_videos(videos.tokens_BTKD.to(device), videos.valid_BT.to(device))
+        embedded.append(video_BD.float().cpu())
+        on_videos(len(video_BD))
+    return torch.cat(embedded)
+
+
+def evaluate(
+    store: FeatureStore,
+    head: VideoEmbedder,
+    *,
+    split: str = "test",
+    head_name: str | None = None,
+    device: torch.device | None = None,
+    on_videos: Callable[[int], None] = lambda num_videos: None,
+) -> RetrievalReport:
+    """Both directions of retrieval between the captions and the videos of a split.
+
+    Args:
+        store: What can't be used of the split is counted in the report.
+        head: Of `open_head`.
+        split: Whose captions are the queries; ``all`` for every split.
+        head_name: What the report calls the head; its own name if None.
+        device: Of the head; the CPU if None.
+        on_videos: Called after each batch with how many videos it had.
+
+    Raises:
+        ManifestError: If the split has no usable pair.
+        MetricError: If an embedding is NaN or infinite.
+    """
+    selection = select_split(store, split)
+    where = device or torch.device("cpu")
+    video_VD = embed_videos(store, selection.video_rows_V, head, device=where, on_videos=on_videos)
+    text_QD = F.normalize(read_captions(store, selection.caption_rows_Q), dim=-1)
+    video_of_caption_Q = torch.from_numpy(selection.video_of_caption_Q)
+    retrieval = (text_QD.to(where), video_VD.to(where), video_of_caption_Q.to(where))
+    return RetrievalReport(
+        protocol=store.header.protocol,
+        split=split,
+        head=head_name or head.name,
+        num_videos=len(video_VD),
+        num_captions=len(text_QD),
+        num_videos_listed=selection.num_videos_listed,
+        num_captions_listed=selection.num_captions_listed,
+        text_to_video=direction_numbers(metrics.text_to_video_ranks(*retrieval)),
+        video_to_text=direction_numbers(metrics.video_to_text_ranks(*retrieval)),
+    )
+
+
+def rank_videos(text_D: Tensor, video_VD: Tensor, k: int) -> list[RankedVideo]:
+    """The k videos nearest to a text, best first; equal ones in their own order.
+
+    Args:
+        text_D: (D,) text embedding, any length.
+        video_VD: (V, D) unit vectors of `embed_videos`.
+        k: At most this many.
+
+    Raises:
+        MetricError: If a cosine is NaN or infinite.
+    """
+    cosine_V = cosine_similarity(text_D[None].double(), video_VD.double())[0].float()
+    if not cosine_V.isfinite().all():
+        raise MetricError("search: a cosine is NaN or infinite; text or store is damaged.")
+    best = cosine_V.sort(descending=True, stable=True)
+    return [
+        RankedVideo(place=place, cosine=cosine)
+        for cosine, place in zip(best.values[:k].tolist(), best.indices[:k].tolist(), strict=True)
+    ]

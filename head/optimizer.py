@@ -1,0 +1,83 @@
+"""AdamW on a head's parameters, its learning rate, and its state by parameter name.
+
+Knows nothing of batches, losses or files.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+ADAM_BETAS = (0.9, 0.98)  # as CLIP's, and as the published code
+ADAM_EPS = 1e-6
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def scheduled_rate(step: int, *, num_steps: int, peak: float, warmup: float) -> float:
+    """The learning rate of a step, counted from 0.
+
+    Linear warm-up, then half a cosine over all steps. As in the published code the cosine runs
+    from step 0, so the rate falls a little (to 0.976 of its peak for 10 %) where warm-up ends.
+    """
+    progress = step / num_steps
+    if progress < warmup:
+        return peak * progress / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def has_weight_decay(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is decayed: matrices and convolutions, but not log A.
+
+    The published code decays norms, A and D too; Mamba's authors mark A and D as not to be.
+    """
+    return parameter.ndim >= 2 and not name.endswith(("A_log", "A_b_log"))
+
+
+class HeadOptimizer:
+    """AdamW with gradients clipped to a global norm."""
+
+    def __init__(self, module: nn.Module, *, weight_decay: float, max_grad_norm: float) -> None:
+        self.parameters = dict(module.named_parameters())
+        self.max_grad_norm = max_grad_norm
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for name, parameter in self.parameters.items():
+            (decayed if has_weight_decay(name, parameter) else plain).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS)
+
+    def clip(self) -> float:
+        """Scales the gradients down to the largest norm allowed; their norm before."""
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+        return norm.item()
+
+    def step(self, lr: float) -> None:
+        """One update at a learning rate; the gradients are gone afterwards."""
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """``MOMENT/PARAMETER`` -> tensor."""
+        return {
+            f"{moment}/{name}": self.adamw.state[parameter][moment]
+            for name, parameter in self.parameters.items()
+            for moment in MOMENTS
+            if parameter in self.adamw.state
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from `state`."""
+        for name, parameter in self.parameters.items():
+            if f"step/{name}" in state:
+                # Copies: the moments are changed in place. The step count lives on the CPU.
+                self.adamw.state[parameter] = {
+                    "step": state[f"step/{name}"].clone(),
+                    "exp_avg": state[f"exp_avg/{name}"].clone().to(parameter.device),
+                    "exp_avg_sq": state[f"exp_avg_sq/{name}"].clone().to(parameter.device),
+                }

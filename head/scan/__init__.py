@@ -1,0 +1,4 @@
+"""One selective scan, several backends that agree: `select` says which one runs.
+
+This module imports nothing.
+"""

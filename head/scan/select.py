@@ -1,0 +1,64 @@
+"""Which selective scan runs: the one place that decides it.
+
+Knows nothing of the block around the scan.
+"""
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from muse.errors import MuseError, UsageError
+from muse.head.scan import cpu, mamba_ssm, reference
+
+ScanBackend = Literal["auto", "reference", "cpu", "mamba-ssm"]
+
+
+class SelectiveScan(Protocol):
+    """What every backend is; `muse.head.scan.reference` says what each argument means."""
+
+    def __call__(
+        self,
+        u_XBLE: Tensor,
+        delta_XBLE: Tensor,
+        A_XEN: Tensor,
+        B_XBLN: Tensor,
+        C_XBLN: Tensor,
+        D_XE: Tensor,
+        delta_bias_XE: Tensor,
+    ) -> Tensor:
+        """(X, B, L, E)."""
+        ...
+
+
+_SCANS: dict[str, SelectiveScan] = {
+    "reference": reference.selective_scan,
+    "cpu": cpu.selective_scan,
+    "mamba-ssm": mamba_ssm.selective_scan,
+}
+
+
+def resolve_backend(backend: ScanBackend, device: torch.device) -> ScanBackend:
+    """The backend that ``auto`` stands for on a device, or the one asked for.
+
+    Raises:
+        UsageError: If there is no such backend.
+        MuseError: If mamba-ssm was asked for and can't run there, saying what to install.
+    """
+    if backend not in get_args(ScanBackend):
+        raise UsageError(f"scan {backend!r}: choose one of {', '.join(get_args(ScanBackend))}")
+    if backend == "auto":
+        has_kernel = device.type == "cuda" and mamba_ssm.why_unavailable() is None
+        return "mamba-ssm" if has_kernel else "cpu"
+    if backend == "mamba-ssm":
+        reason = mamba_ssm.why_unavailable()
+        if reason is None and device.type != "cuda":
+            reason = f"the head is on {device.type}, the kernel runs on CUDA only"
+        if reason is not None:
+            raise MuseError(f"scan mamba-ssm: {reason}. {mamba_ssm.INSTALL_HINT}")
+    return backend
+
+
+def select_scan(backend: ScanBackend, device: torch.device) -> SelectiveScan:
+    """The scan of `resolve_backend`."""
+    return _SCANS[resolve_backend(backend, device)]

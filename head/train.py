@@ -1,0 +1,381 @@
+"""Trains a head on a feature store: the page to start reading with.
+
+Reads top to bottom: settings, what a step reports, `train`, and what `train` is made of. Knows
+nothing of terminals: it reports each step to a callback and words nothing but errors.
+"""
+
+# Legend: B pairs in a batch, T frames, K tokens a frame, D width.
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muse.errors import CheckpointError, IncompatibleStoreError, MuseError, UsageError
+from muse.head.checkpoint import (
+    STATE_FILE,
+    RunConfig,
+    TrainingState,
+    is_run,
+    load_weights,
+    read_config,
+    read_state,
+    write_config,
+    write_state,
+)
+from muse.head.data import (
+    HeadBatch,
+    SplitSelection,
+    epoch_batches,
+    read_ahead,
+    read_pairs,
+    select_split,
+)
+from muse.head.devices import Device, Precision, autocast, resolve_device, resolve_precision
+from muse.head.loss import Duplicates, symmetric_info_nce
+from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.optimizer import HeadOptimizer, scheduled_rate
+from muse.head.run_log import RunLog
+from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.pipeline.header import StoreHeader, require_same_features
+from muse.pipeline.store import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+# Where a run computes and how often it saves, not what: these may differ when it is resumed.
+FREE_TO_CHANGE = ("device", "scan", "checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a head is trained. The defaults are MUSE's on MSR-VTT, for a frozen CLIP."""
+
+    split: str = "train"
+    """Whose captions are trained on; ``all`` for every split."""
+    epochs: int = 5
+    """Passes over all caption and video pairs."""
+    batch_size: int = 128
+    """Pairs a step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.2
+    """Of matrices; norms, biases, A, D and the temperature have none."""
+    warmup: float = 0.1
+    """Part of all steps in which the learning rate grows linearly from 0."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm over all parameters."""
+    duplicates: Duplicates = "masked"
+    """What a second pair of the same video is in a batch; see `muse.head.loss`."""
+    seed: int = 42
+    """Decides initial weights, order of pairs and dropout."""
+    precision: Precision = "auto"
+    """``auto``: bf16 matrix products on CUDA, fp32 elsewhere. The scan is fp32 always."""
+    device: Device = "auto"
+    """``auto``: CUDA where there is one."""
+    scan: ScanBackend = "auto"
+    """``auto``: mamba-ssm's kernel where it is installed and the device is CUDA."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, beside the one at the end of each epoch."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
+        for name in ("lr", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} {getattr(self, name)}: choose a number above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay {self.weight_decay}: choose 0 or more")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup {self.warmup}: choose a part from 0 up to 1")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed}: choose 0 or more")
+        for name, choices in (
+            ("duplicates", get_args(Duplicates)),
+            ("precision", get_args(Precision)),
+            ("device", get_args(Device)),
+            ("scan", get_args(ScanBackend)),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name} {getattr(self, name)!r}: choose one of {', '.join(choices)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One step; a line of ``log.jsonl``."""
+
+    step: int
+    """Counted from 1."""
+    num_steps: int
+    """Of the whole run."""
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    lr: float
+    logit_scale: float
+    """After the step, natural logarithm."""
+    grad_norm: float
+    """Before it was scaled down."""
+    videos_per_second: float
+    """Pairs of this step over its seconds, reading included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSummary:
+    """How a call of `train` ended."""
+
+    run: Path
+    num_steps: int
+    """Of the whole run."""
+    first_step: int
+    """Steps that were done before this call; ``num_steps`` if the run was finished already."""
+    selection: SplitSelection
+    """What was trained on, and how much of the split could not be used."""
+    device: str
+    precision: Precision
+    """What ran, never ``auto``."""
+    scan: ScanBackend
+    """The backend that ran, never ``auto``."""
+
+
+def paper_head(header: StoreHeader) -> HeadConfig:
+    """MUSE's head for a store's features: their width, and the encoder's own temperature."""
+    return HeadConfig(dim=header.encoder.dim, logit_scale_init=header.encoder.logit_scale)
+
+
+def train(
+    store: FeatureStore,
+    run: Path,
+    *,
+    config: TrainConfig,
+    head: HeadConfig | None = None,
+    command: Sequence[str] = (),
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> TrainSummary:
+    """Trains a head into a run folder; the same call goes on with a run that was cut short.
+
+    On a CPU a resumed run ends with the bits of one that was never cut short.
+
+    Args:
+        store: Finished or not; what can't be used of the split is counted in the summary.
+        run: New, or a folder of the same call.
+        config: How to train.
+        head: What to train; `paper_head` if None.
+        command: Written beside the weights.
+        on_step: Called after each step.
+
+    Raises:
+        ManifestError: If the split has no usable pair.
+        CheckpointError: If the folder holds another run or something else, or can't be written.
+        IncompatibleStoreError: If the run in the folder was made from another store.
+        MuseError: If the loss is not finite, or device or scan can't run here.
+    """
+    selection = select_split(store, config.split)
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    scan = resolve_backend(config.scan, device)
+    head = head or paper_head(store.header)
+    _open_run(
+        run,
+        RunConfig(
+            head=head,
+            train=dataclasses.asdict(config),
+            store=store.header,
+            num_videos=len(selection.video_rows_V),
+            num_captions=len(selection.caption_rows_Q),
+            command=tuple(command),
+        ),
+        store,
+    )
+    state = read_state(run)
+    plan = _plan_steps(selection, config)
+    summary = TrainSummary(
+        run=run,
+        num_steps=len(plan),
+        first_step=state.step if state else 0,
+        selection=selection,
+        device=str(device),
+        precision=precision,
+        scan=scan,
+    )
+    if summary.first_step >= len(plan):
+        logger.info("%s is finished: all %d steps are done.", run, len(plan))
+        return summary
+
+    # The one place where global random state is seeded: initial weights and dropout draw from it.
+    # The caller's own state comes back at the end.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        learner = _Learner(RetrievalHead(head, scan=scan).to(device), config, precision, len(plan))
+        if state:
+            learner.restore(state, source=run / STATE_FILE)
+        logger.info("training on %s, %s, scan %s", device, precision, scan)
+        read = partial(_read_step, store, selection, device=device)
+        with RunLog(run, first_step=learner.step) as log:
+            start = time.perf_counter()
+            for planned, batch in read_ahead(plan[learner.step :], read):
+                loss, grad_norm = learner.learn(batch)
+                seconds, start = time.perf_counter() - start, time.perf_counter()
+                report = StepReport(
+                    step=learner.step,
+                    num_steps=len(plan),
+                    epoch=planned.epoch,
+                    loss=loss,
+                    lr=learner.lr,
+                    logit_scale=learner.head.logit_scale.item(),
+                    grad_norm=grad_norm,
+                    videos_per_second=len(batch.text_BD) / seconds,
+                )
+                log.add(dataclasses.asdict(report))
+                if planned.ends_epoch or learner.step % config.checkpoint_every == 0:
+                    write_state(run, learner.state())
+                on_step(report)
+    return summary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PlannedStep:
+    epoch: int
+    """Counted from 1."""
+    places_B: NDArray[np.intp]
+    """Pairs, as `muse.head.data.read_pairs` takes them."""
+    ends_epoch: bool
+
+
+def _plan_steps(selection: SplitSelection, config: TrainConfig) -> list[_PlannedStep]:
+    """Every step of the run, decided by the selection and the seed alone."""
+    plan = []
+    for epoch in range(config.epochs):
+        batches = epoch_batches(
+            len(selection.caption_rows_Q),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+        )
+        for number, places_B in enumerate(batches, start=1):
+            ends_epoch = number == len(batches)
+            plan.append(_PlannedStep(epoch=epoch + 1, places_B=places_B, ends_epoch=ends_epoch))
+    return plan
+
+
+def _read_step(
+    store: FeatureStore, selection: SplitSelection, step: _PlannedStep, *, device: torch.device
+) -> tuple[_PlannedStep, HeadBatch]:
+    """A step's batch, in pinned memory where it goes to CUDA."""
+    batch = read_pairs(store, selection, step.places_B)
+    return step, batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
+
+
+class _Learner:
+    """What changes from step to step: weights, moments, random state, the step itself."""
+
+    def __init__(
+        self, head: RetrievalHead, config: TrainConfig, precision: Precision, num_steps: int
+    ) -> None:
+        self.head = head.train()
+        self.config = config
+        self.precision = precision
+        self.num_steps = num_steps
+        self.device = head.logit_scale.device
+        self.optimizer = HeadOptimizer(
+            head, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
+        )
+        self.step = 0
+        self.lr = 0.0
+
+    def learn(self, batch: HeadBatch) -> tuple[float, float]:
+        """One step; the loss before it and the norm of its gradient before clipping."""
+        loss = self._loss(batch.map(lambda tensor: tensor.to(self.device, non_blocking=True)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = self.optimizer.clip()
+        self._require_finite(loss.item(), grad_norm)
+        self.lr = scheduled_rate(
+            self.step, num_steps=self.num_steps, peak=self.config.lr, warmup=self.config.warmup
+        )
+        self.optimizer.step(self.lr)
+        self.head.clamp_logit_scale()
+        self.step += 1
+        return loss.item(), grad_norm
+
+    def _loss(self, batch: HeadBatch) -> Tensor:
+        with autocast(self.precision, self.device):
+            video_VD = self.head.embed_videos(batch.videos.tokens_BTKD, batch.videos.valid_BT)
+        return symmetric_info_nce(
+            batch.text_BD,
+            video_VD[batch.video_of_pair_B],
+            self.head.logit_scale,
+            batch.video_rows_B,
+            duplicates=self.config.duplicates,
+        )
+
+    def _require_finite(self, loss: float, grad_norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise MuseError(
+                f"step {self.step + 1}: the loss is {loss:g} and its gradient's norm {grad_norm:g}."
+                f" Train again with a lower --lr (now {self.config.lr:g}); if that does not help, "
+                "`muse evaluate STORE --head mean-pool` shows whether the features are sound."
+            )
+
+    def state(self) -> TrainingState:
+        """All of it, between two steps."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return TrainingState(
+            step=self.step,
+            head=self.head.state_dict(),
+            optimizer=self.optimizer.state(),
+            random=random,
+        )
+
+    def restore(self, state: TrainingState, *, source: Path) -> None:
+        """Goes on from a checkpoint, which may come from another device."""
+        load_weights(self.head, state.head, source=source)
+        self.optimizer.restore(state.optimizer)
+        torch.set_rng_state(state.random["cpu"])
+        if self.device.type == "cuda" and "cuda" in state.random:
+            torch.cuda.set_rng_state(state.random["cuda"], self.device)
+        self.step = state.step
+
+
+def _open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:
+    """Makes the run's folder, or checks that it is the same run's."""
+    if not is_run(run):
+        write_config(run, wanted)
+        return
+    found = read_config(run)
+    require_same_features(store.header, found.store, what=str(store.path))
+    if found.store.listing_sha256 != wanted.store.listing_sha256:
+        raise IncompatibleStoreError(
+            f"{store.path}: listing_sha256 differs from the store that {run} was made from: it "
+            "lists other videos or captions. Use that store, or name a new folder with --out."
+        )
+    for name, old, new in _settings(found, wanted):
+        if old != new:
+            raise CheckpointError(
+                f"{run}: made with {name} {old}, asked for {new}. "
+                "Repeat its own command to go on, or name a new folder with --out."
+            )
+
+
+def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object, object]]:
+    """Name, old and new value of all that decides what a run computes."""
+    for name in dataclasses.asdict(wanted.head):
+        yield f"head.{name}", getattr(found.head, name), getattr(wanted.head, name)
+    for name, new in wanted.train.items():
+        if name not in FREE_TO_CHANGE:
+            yield name, found.train.get(name), new
+    for name in ("num_videos", "num_captions"):  # the store may have grown since
+        yield name, getattr(found, name), getattr(wanted, name)

@@ -1,0 +1,57 @@
+"""What tests of the command line share: running it in this process, and a folder of clips."""
+
+import csv
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from muse.cli.app import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def muse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """``muse ARGUMENTS`` as the script runs it, without a process of its own."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["muse", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        output = capsys.readouterr()
+        return Outcome(code, output.out, output.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def corpus(
+    tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]
+) -> tuple[Path, Path]:
+    """(folder, captions.csv): six clips of 1 to 3.5 s, two captions each; four train."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for number in range(6):
+        name = f"clip {number}.mp4"
+        make_video(folder / "videos" / name, num_frames=10 + 5 * number)
+        split = "train" if number < 4 else "test"
+        rows += [(name, f"text {place} of clip {number}", split) for place in range(2)]
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("video", "caption", "split"), *rows])
+    return folder / "videos", folder / "captions.csv"

@@ -1,0 +1,131 @@
+"""Three commands from a folder of clips to numbers, and what a second run does."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Outcome
+
+Muse = Callable[..., Outcome]
+TRAIN = ("--epochs", "2", "--batch-size", "4", "--depth", "1", "--device", "cpu")
+
+
+def _extract(
+    muse: Muse, corpus: tuple[Path, Path], encoder: Path, out: Path, *more: str
+) -> Outcome:
+    videos, captions = corpus
+    return muse(
+        "extract", videos, "--captions", captions, "--encoder", f"openclip:local-dir:{encoder}",
+        "--num-frames", "3", "--shard-size", "4",
+        "--batch-videos", "2", "--device", "cpu", "--out", out, *more,
+    )  # fmt: skip
+
+
+def _bytes_that_count(store: Path) -> dict[str, str]:
+    """SHA-256 by path of all that does not tell of a run."""
+    return {
+        str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(store.rglob("*"))
+        if file.is_file() and file.name not in ("run.json", "stats.jsonl")
+    }
+
+
+@pytest.fixture
+def store(muse: Muse, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path) -> Path:
+    outcome = _extract(muse, corpus, tiny_clip_folder, tmp_path / "store", "--engine", "local")
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "store"
+
+
+def test_extract_train_evaluate_and_search_give_numbers(
+    muse: Muse, store: Path, tmp_path: Path
+) -> None:
+    run, scores = tmp_path / "run", tmp_path / "deep" / "scores.json"
+    assert muse("train-head", store, "--out", run, *TRAIN).code == 0
+    assert muse("evaluate", store, "--head", run, "--json", scores).code == 0
+    content = json.loads(scores.read_text(encoding="utf-8"))
+    assert (content["protocol"], content["num_videos"], content["num_captions"]) == ("folder", 2, 4)
+    for direction in ("text_to_video", "video_to_text"):
+        assert set(content[direction]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+        assert 0 <= content[direction]["R@1"] <= content[direction]["R@5"] == 100
+        assert 1 <= content[direction]["MnR"] <= 2
+    found = muse("search", store, "some text", "--head", run, "-k", "3", "--json")
+    answers = [json.loads(line) for line in found.out.splitlines()]
+    assert [answer["rank"] for answer in answers] == [1, 2, 3]
+    cosines = [answer["cosine"] for answer in answers]
+    assert cosines == sorted(cosines, reverse=True)
+
+
+def test_mean_pool_needs_no_training_and_is_the_default(muse: Muse, store: Path) -> None:
+    outcome = muse("evaluate", store)
+    assert outcome.code == 0
+    assert "2 of 2 videos, 4 of 4 captions; head mean-pool" in outcome.out
+
+
+def test_numbers_on_the_training_split_carry_a_remark(
+    muse: Muse, store: Path, tmp_path: Path
+) -> None:
+    muse("train-head", store, "--out", tmp_path / "run", *TRAIN)
+    assert (
+        "not test numbers"
+        in muse("evaluate", store, "--head", tmp_path / "run", "--split", "train").err
+    )
+    assert "not test numbers" not in muse("evaluate", store, "--head", tmp_path / "run").err
+
+
+def test_a_second_run_does_nothing_and_says_so(
+    muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in store.rglob("*")}
+    outcome = _extract(muse, corpus, tiny_clip_folder, store, "--engine", "local")
+    assert outcome.code == 0
+    assert "Nothing to do" in outcome.out
+    assert "listed 6 = ok 6 + failed 0 + pending 0" in outcome.out
+    assert {file: file.stat().st_mtime_ns for file in store.rglob("*")} == before
+
+    muse("train-head", store, "--out", tmp_path / "run", *TRAIN)
+    assert "Nothing to do" in muse("train-head", store, "--out", tmp_path / "run", *TRAIN).out
+
+
+def test_a_lost_receipt_brings_the_same_bytes_back(
+    muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path
+) -> None:
+    before = _bytes_that_count(store)
+    (store / "receipts" / "videos-00001.json").unlink()
+    outcome = _extract(muse, corpus, tiny_clip_folder, store, "--engine", "local")
+    assert outcome.code == 0
+    assert _bytes_that_count(store) == before
+
+
+def test_ray_and_local_write_the_same_bytes(
+    muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    outcome = _extract(
+        muse, corpus, tiny_clip_folder, tmp_path / "ray", "--engine", "ray", "--num-decoders", "2"
+    )
+    assert outcome.code == 0, outcome.err
+    assert _bytes_that_count(tmp_path / "ray") == _bytes_that_count(store)
+
+
+def test_json_lines_tell_start_and_end(
+    muse: Muse, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    outcome = _extract(
+        muse, corpus, tiny_clip_folder, tmp_path / "s", "--engine", "local", "--json"
+    )
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert events[0] == {"event": "start", "listed": 6, "missing": 0, "captions": 12}
+    done = events[-1]
+    assert (done["event"], done["listed"], done["ok"], done["failed"]) == ("done", 6, 6, 0)
+
+
+def test_store_info_names_encoder_splits_and_counts(muse: Muse, store: Path) -> None:
+    text = muse("store", "info", store).out
+    assert "listed 6 = ok 6 + failed 0 + pending 0" in text
+    assert "test 4, train 8" in text
+    content = json.loads(muse("store", "info", store, "--json").out)
+    assert content["header"]["sampling"] == {"kind": "fps", "num_frames": 3, "fps": 1.0}
+    assert content["counts"]["ok"] == 6

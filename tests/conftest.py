@@ -1,0 +1,200 @@
+"""What tests share: videos made here, a tiny CLIP, third-party media where they are, own randomness.
+
+A made video tells each frame's index by its colour, so a test can read back which frames were
+decoded after any crop, resize and codec. Nothing of third parties is stored in the repository.
+"""
+
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+TINY_CLIP: dict[str, Any] = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": 64,
+        "layers": 2,
+        "width": 64,
+        "head_width": 32,
+        "patch_size": 32,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+_LEVELS, _STEP, _DARKEST = 8, 30, 20  # each colour channel is an octal digit of the frame's index
+
+
+@pytest.fixture(autouse=True)
+def _own_randomness() -> Iterator[None]:
+    """The global random states and torch's threads are after each test what they were before."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch = sys.modules.get("torch")
+    torch_state = (torch.get_rng_state(), torch.get_num_threads()) if torch else None
+    yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    if torch and torch_state:
+        torch.set_rng_state(torch_state[0])
+        torch.set_num_threads(torch_state[1])
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of third-party media: MUSE_REAL_DATA, else ``shared/data`` beside the checkout."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MUSE_REAL_DATA", default))
+    if not (folder / "msvd" / "videos").is_dir():
+        pytest.skip(f"no third-party media at {folder} (set MUSE_REAL_DATA)")
+    return folder
+
+
+# -- videos --------------------------------------------------------------------------------------
+
+
+def _colour_of(index: int) -> NDArray[np.uint8]:
+    """An RGB colour for each index below 512, far from all others."""
+    digits = [index // _LEVELS**place % _LEVELS for place in range(3)]
+    return np.array([_DARKEST + _STEP * digit for digit in digits], dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def frame_index() -> Callable[[NDArray[np.uint8]], int]:
+    """The index that `make_video` painted a frame with, read from an (H, W, 3) RGB image."""
+
+    def read(image: NDArray[np.uint8]) -> int:
+        mean = image.reshape(-1, 3).mean(axis=0)
+        digits = np.round((mean - _DARKEST) / _STEP).astype(int).tolist()
+        return sum(digit * _LEVELS**place for place, digit in enumerate(digits))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., Path]:
+    """`_make_video` below."""
+    return _make_video
+
+
+def _make_video(
+    path: Path,
+    *,
+    num_frames: int = 20,
+    fps: int = 10,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    codec_options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    pts: Sequence[int] | None = None,
+    image: NDArray[np.uint8] | None = None,
+) -> Path:
+    """Writes a video of plain frames whose colours count them, and returns its path.
+
+    Args:
+        path: Its extension chooses the container.
+        num_frames: Below 512.
+        fps: Also the time base: one tick is 1 / fps seconds.
+        size: (width, height).
+        codec: Any encoder of libav.
+        pix_fmt: Of the stream.
+        codec_options: Such as ``{"bf": "2"}``.
+        container_options: Such as ``{"movflags": "+faststart"}``.
+        pts: Ticks at which the frames begin; 0, 1, 2 ... without.
+        image: (H, W, 3) to show in every frame in place of a colour.
+    """
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", container_options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps, options=codec_options or {})
+        stream.width, stream.height = size
+        stream.pix_fmt = pix_fmt
+        for index in range(num_frames):
+            pixels = np.empty((size[1], size[0], 3), dtype=np.uint8)
+            pixels[:] = _colour_of(index) if image is None else image
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = pts[index] if pts else index
+            frame.time_base = Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_second_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 frames at 10 a second, 64x48, H.264 in .mp4; frame i is painted i."""
+    return _make_video(tmp_path_factory.mktemp("video") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with five good videos of 1 to 3 seconds and, third by name, one that is text."""
+    folder = tmp_path_factory.mktemp("videos")
+    for place, name in enumerate(("a", "b", "d", "e", "f")):
+        _make_video(folder / f"{name}.mp4", num_frames=10 + 5 * place, size=(64 + 8 * place, 48))
+    (folder / "c.mp4").write_text("not a video\n" * 40, encoding="utf-8")
+    return folder
+
+
+# -- encoders ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The spec of a random CLIP ViT with 2 x 2 patches and D = 32, known in this process only.
+
+    Models that muse refuses lie beside it: muse-tiny-avg, muse-tiny-wide and muse-tiny-resnet.
+    """
+    import open_clip
+
+    vision = TINY_CLIP["vision_cfg"]
+    others = {
+        "muse-tiny-avg": {"pool_type": "avg"},
+        "muse-tiny-wide": {"image_size": [64, 96]},
+        "muse-tiny-resnet": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16},
+    }
+    folder = tmp_path_factory.mktemp("model_configs")
+    (folder / "muse-tiny.json").write_text(json.dumps(TINY_CLIP), encoding="utf-8")
+    for name, change in others.items():
+        config = {**TINY_CLIP, "vision_cfg": {**vision, **change}}
+        (folder / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(folder)
+    return "openclip:muse-tiny/random:0"
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tiny_clip: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as files, in the form that ``local-dir:`` takes in any process."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model("muse-tiny", pretrained=None)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    preprocessing = {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": preprocessing}
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder

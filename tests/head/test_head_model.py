@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from muse.errors import UsageError
+from muse.head.model import HeadConfig, MeanPoolHead, RetrievalHead
+
+
+def test_mean_pool_is_the_mean_of_normalised_valid_class_tokens() -> None:
+    tokens_BTKD = torch.randn(2, 3, 5, 8)
+    valid_BT = torch.tensor([[True, True, True], [True, False, False]])
+    found_BD = MeanPoolHead().embed_videos(tokens_BTKD.half(), valid_BT)
+    for b in range(2):
+        total_D = torch.zeros(8)
+        for t in range(3):
+            if valid_BT[b, t]:
+                frame_D = tokens_BTKD[b, t, 0].half().float()
+                total_D += frame_D / frame_D.norm()
+        torch.testing.assert_close(found_BD[b], total_D / total_D.norm())
+
+
+def test_new_head_is_mean_pooling() -> None:
+    tokens_BTKD = torch.randn(2, 3, 5, 8)
+    valid_BT = torch.tensor([[True, True, True], [True, True, False]])
+    head = RetrievalHead(HeadConfig(dim=8, factors=(0.5, 1.0), depth=2))
+    torch.testing.assert_close(
+        head.embed_videos(tokens_BTKD, valid_BT),
+        MeanPoolHead().embed_videos(tokens_BTKD, valid_BT),
+    )
+
+
+def test_default_head_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        head = RetrievalHead(HeadConfig(dim=512))
+    count = sum(parameter.numel() for parameter in head.parameters())
+    assert count == 8_267_008 + 4 * 1_171_968 + 1
+
+
+def test_temperature_never_passes_one_hundred() -> None:
+    head = RetrievalHead(HeadConfig(dim=8, factors=(1.0,), depth=1, logit_scale_init=7.0))
+    assert head.logit_scale.item() == pytest.approx(math.log(100))
+    with torch.no_grad():
+        head.logit_scale.fill_(3.0)
+    head.clamp_logit_scale()
+    assert head.logit_scale.item() == 3.0
+
+
+def test_embedding_is_a_unit_vector_for_any_frames() -> None:
+    head = RetrievalHead(HeadConfig(dim=8, factors=(1.0,), depth=1))
+    tokens_BTKD = 10 * torch.randn(3, 2, 5, 8)
+    found_BD = head.embed_videos(tokens_BTKD, torch.tensor([[1, 1], [1, 0], [0, 1]]).bool())
+    torch.testing.assert_close(found_BD.norm(dim=-1), torch.ones(3))
+    assert torch.equal(F.normalize(found_BD, dim=-1).isfinite(), torch.ones(3, 8).bool())
+
+
+def test_tokens_of_another_width_are_refused() -> None:
+    head = RetrievalHead(HeadConfig(dim=8, factors=(1.0,), depth=1))
+    with pytest.raises(UsageError, match="width 16: this head was made for 8"):
+        head.embed_videos(torch.zeros(1, 2, 5, 16), torch.ones(1, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 0}, "dim 0: at least 1"),
+        ({"depth": 0}, "depth 0"),
+        ({"factors": ()}, "at least one scale"),
+        ({"factors": (1.0, 1.0)}, "each once"),
+        ({"factors": (3.0,)}, "factor 3.0: choose from"),
+        ({"dim": 6, "factors": (4.0,)}, "dim 6 can't be divided"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"logit_scale_init": math.nan}, "logit_scale_init nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        HeadConfig(**{"dim": 8, **changes})

@@ -1,0 +1,139 @@
+import statistics
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from muse.errors import MetricError
+from muse.head import metrics
+from muse.head.metrics import (
+    direction_numbers,
+    rank_scores,
+    text_to_video_ranks,
+    video_to_text_ranks,
+)
+
+
+def child_numbers(scores: list[list[float]], right: list[int]) -> dict[str, float]:
+    """Every number as the mean over all orders of the equal answers."""
+    ranks, recalls = [], {1: [], 5: [], 10: []}
+    for row, own in zip(scores, right, strict=True):
+        better = sum(score > row[own] for score in row)
+        equal = sum(score == row[own] for score in row)
+        places = [better + 1 + place for place in range(equal)]
+        ranks.append(statistics.mean(places))
+        for k, found in recalls.items():
+            found.append(sum(place <= k for place in places) / equal)
+    numbers = {f"R@{k}": 100 * statistics.mean(found) for k, found in recalls.items()}
+    return {**numbers, "MdR": statistics.median(ranks), "MnR": statistics.mean(ranks)}
+
+
+def tied_scores(num_queries: int, num_answers: int) -> Tensor:
+    return torch.randint(0, 4, (num_queries, num_answers)).float()
+
+
+@pytest.mark.parametrize(("queries", "answers"), [(1, 1), (7, 4), (6, 13), (30, 12)])
+def test_numbers_are_the_double_loop_with_many_ties(queries: int, answers: int) -> None:
+    scores_QV = tied_scores(queries, answers)
+    right_Q = torch.randint(0, answers, (queries,))
+    found = direction_numbers(rank_scores(scores_QV, right_Q)).as_json()
+    assert found == pytest.approx(child_numbers(scores_QV.tolist(), right_Q.tolist()))
+
+
+def test_tie_rule_is_the_mean_over_all_orders() -> None:
+    scores, right = [0.5, 0.9, 0.5, 0.5, 0.1], 2
+    places = []
+    for order in permutations(range(5)):
+        ranking = sorted(order, key=lambda column: -scores[column])  # stable: keeps the order
+        places.append(ranking.index(right) + 1)
+    found = direction_numbers(rank_scores(torch.tensor([scores]), torch.tensor([right])))
+    assert found.mean_rank == pytest.approx(statistics.mean(places))
+    assert found.recall_at[1] == 0
+    hits_at_5 = statistics.mean(place <= 5 for place in places)
+    assert found.recall_at[5] == pytest.approx(100 * hits_at_5)
+
+
+def integer_embeddings(num_captions: int, num_videos: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Small integers: dot products are exact, and tie often."""
+    text_QD = torch.randint(-2, 3, (num_captions, 3)).float()
+    video_VD = torch.randint(-2, 3, (num_videos, 3)).float()
+    return text_QD, video_VD, torch.randint(0, num_videos, (num_captions,))
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_both_directions_are_the_double_loop_with_many_captions_a_video(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    text_QD, video_VD, video_of_Q = integer_embeddings(17, 6)
+    video_of_Q[:6] = torch.arange(6)
+    rows = (text_QD @ video_VD.T).tolist()
+    right = video_of_Q.tolist()
+    best = [
+        [max(rows[q][v] for q in range(17) if right[q] == group) for group in range(6)]
+        for v in range(6)
+    ]
+    to_video = direction_numbers(text_to_video_ranks(text_QD, video_VD, video_of_Q)).as_json()
+    to_text = direction_numbers(video_to_text_ranks(text_QD, video_VD, video_of_Q)).as_json()
+    assert to_video == pytest.approx(child_numbers(rows, right))
+    assert to_text == pytest.approx(child_numbers(best, list(range(6))))
+
+
+def test_video_without_captions_is_a_distractor_and_no_query() -> None:
+    text_QD = torch.eye(3)
+    video_VD = torch.cat([torch.eye(3), torch.tensor([[0.0, 2.0, 0.0]])])
+    video_of_Q = torch.tensor([0, 1, 2])
+    to_video = text_to_video_ranks(text_QD, video_VD, video_of_Q)
+    to_text = video_to_text_ranks(text_QD, video_VD, video_of_Q)
+    assert to_video.num_better.tolist() == [0, 1, 0]
+    assert to_text.num_better.tolist() == [0, 0, 0]
+
+
+def test_constant_embeddings_score_exactly_chance() -> None:
+    text_QD, video_VD = torch.ones(40, 8), torch.ones(20, 8)
+    video_of_Q = torch.arange(40) % 20
+    for ranks in (
+        text_to_video_ranks(text_QD, video_VD, video_of_Q),
+        video_to_text_ranks(text_QD, video_VD, video_of_Q),
+    ):
+        found = direction_numbers(ranks).as_json()
+        chance = {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "MdR": 10.5, "MnR": 10.5}
+        assert found == pytest.approx(chance, abs=1e-9)
+
+
+def test_permuting_the_gallery_changes_no_number() -> None:
+    text_QD = torch.nn.functional.normalize(torch.randn(50, 16), dim=-1)
+    video_VD = torch.nn.functional.normalize(torch.randn(20, 16), dim=-1)
+    video_VD[3] = video_VD[11]  # copies: they must tie wherever they stand
+    video_of_Q = torch.arange(50) % 20
+    order = torch.randperm(20)
+    moved_Q = order.argsort()[video_of_Q]
+    for ranks in (text_to_video_ranks, video_to_text_ranks):
+        plain = direction_numbers(ranks(text_QD, video_VD, video_of_Q))
+        assert direction_numbers(ranks(text_QD, video_VD[order], moved_Q)) == plain
+
+
+def test_equal_embeddings_tie_though_matrix_products_round() -> None:
+    video_VD = torch.nn.functional.normalize(torch.randn(1, 100), dim=-1).repeat(33, 1)
+    ranks = text_to_video_ranks(torch.randn(5, 100), video_VD, torch.zeros(5, dtype=torch.long))
+    assert ranks.num_equal.tolist() == [33] * 5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_cannot_be_ranked_are_refused(bad: float) -> None:
+    scores_QV = torch.zeros(2, 3)
+    scores_QV[1, 2] = bad
+    with pytest.raises(MetricError, match="1 of 6 values are NaN or infinite"):
+        rank_scores(scores_QV, torch.tensor([0, 1]))
+    with pytest.raises(MetricError, match="video embeddings: 1 of 6"):
+        text_to_video_ranks(torch.zeros(1, 3), scores_QV, torch.tensor([0]))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(MetricError, match=r"\(2, 3\) with \(3,\)"):
+        rank_scores(torch.zeros(2, 3), torch.tensor([0, 1, 2]))
+    with pytest.raises(MetricError, match=r"captions \(2, 3\), videos \(2, 4\)"):
+        video_to_text_ranks(torch.zeros(2, 3), torch.zeros(2, 4), torch.tensor([0, 1]))
+    with pytest.raises(MetricError, match="from 0 to 3: there are 3 answers"):
+        rank_scores(torch.zeros(2, 3), torch.tensor([0, 3]))

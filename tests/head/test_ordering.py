@@ -1,0 +1,81 @@
+import torch
+from torch import Tensor
+
+from muse.head.ordering import read_frames, reverse_sequences, scale_wise, valid_frames
+
+CELLS = (2, 3)
+
+
+def frames(num_videos: int, num_frames: int) -> tuple[Tensor, list[Tensor]]:
+    """Tokens that say where they come from: 1000 b + 100 t + 10 scale + cell."""
+    frame = 1000 * torch.arange(num_videos)[:, None] + 100 * torch.arange(num_frames)
+    class_BTD = (frame[..., None] + torch.zeros(1)).float()
+    scales = [
+        (frame[..., None] + 10 * (scale + 1) + torch.arange(cells)).float()[..., None]
+        for scale, cells in enumerate(CELLS)
+    ]
+    return class_BTD, scales
+
+
+def order(valid_BT: Tensor, class_BTD: Tensor, scales: list[Tensor]):
+    class_FD = class_BTD[valid_BT]
+    return scale_wise(class_FD, [scale[valid_BT] for scale in scales], valid_BT)
+
+
+def child_order(valid_T: list[bool], b: int) -> list[float]:
+    present = [t for t, is_valid in enumerate(valid_T) if is_valid]
+    sequence = [1000 * b + 100 * t for t in present]
+    for scale, cells in enumerate(CELLS):
+        for t in present:
+            for cell in range(cells):
+                sequence.append(1000 * b + 100 * t + 10 * (scale + 1) + cell)
+    return sequence
+
+
+def test_full_videos_become_class_tokens_then_scale_after_scale() -> None:
+    valid_BT = torch.ones(2, 3, dtype=torch.bool)
+    sequence = order(valid_BT, *frames(2, 3))
+    assert sequence.length_B is None
+    for b in range(2):
+        assert sequence.tokens_BLD[b, :, 0].tolist() == child_order([True] * 3, b)
+
+
+def test_padded_frames_leave_no_token_whatever_the_pattern() -> None:
+    valid_BT = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]).bool()
+    sequence = order(valid_BT, *frames(4, 4))
+    assert sequence.length_B is not None
+    assert sequence.tokens_BLD.shape[1] == 3 * (1 + sum(CELLS))  # the longest, and no more
+    for b in range(4):
+        wanted = child_order(valid_BT[b].tolist(), b)
+        assert int(sequence.length_B[b]) == len(wanted)
+        assert sequence.tokens_BLD[b, : len(wanted), 0].tolist() == wanted
+
+
+def test_frames_are_read_out_at_their_own_places() -> None:
+    valid_BT = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 1]]).bool()
+    class_BTD, scales = frames(2, 4)
+    sequence = order(valid_BT, class_BTD, scales)
+    read_BTD = read_frames(sequence.tokens_BLD + 0.5, sequence, valid_BT)
+    assert torch.equal(read_BTD, (class_BTD + 0.5) * valid_BT[..., None])
+
+
+def test_full_videos_are_read_out_at_their_own_places() -> None:
+    valid_BT = torch.ones(2, 4, dtype=torch.bool)
+    class_BTD, scales = frames(2, 4)
+    sequence = order(valid_BT, class_BTD, scales)
+    assert torch.equal(read_frames(sequence.tokens_BLD, sequence, valid_BT), class_BTD)
+
+
+def test_valid_frames_come_video_by_video() -> None:
+    tokens_BTKD = torch.arange(6.0).view(2, 3, 1, 1)
+    valid_BT = torch.tensor([[1, 0, 1], [0, 1, 0]]).bool()
+    assert valid_frames(tokens_BTKD, valid_BT).flatten().tolist() == [0, 2, 4]
+    assert valid_frames(tokens_BTKD, valid_BT | True).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_reversal_turns_each_sequence_within_its_own_length() -> None:
+    tokens_BLD = torch.tensor([[1, 2, 3, 4], [5, 6, 7, -1], [8, -2, -3, -4]])[..., None]
+    turned_BLD = reverse_sequences(tokens_BLD, torch.tensor([4, 3, 1]))
+    assert turned_BLD[..., 0].tolist() == [[4, 3, 2, 1], [7, 6, 5, -1], [8, -2, -3, -4]]
+    assert torch.equal(reverse_sequences(turned_BLD, torch.tensor([4, 3, 1])), tokens_BLD)
+    assert torch.equal(reverse_sequences(tokens_BLD, None), tokens_BLD.flip(1))
