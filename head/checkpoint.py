@@ -52,6 +52,8 @@ class RunConfig:
     """Of the split, those that had features."""
     num_captions: int
     """Pairs trained on; with the seed they decide every batch."""
+    ran_on: dict[str, str]
+    """Device, precision and scan of the first attempt, as resolved."""
     command: tuple[str, ...]
     """What was typed, program first; empty where the run was started from Python."""
 
@@ -64,6 +66,7 @@ class RunConfig:
             "store": self.store.as_json(),
             "num_videos": self.num_videos,
             "num_captions": self.num_captions,
+            "ran_on": self.ran_on,
             "command": list(self.command),
             "versions": {
                 "muse": muse.__version__,
@@ -141,6 +144,7 @@ def read_config(run: Path) -> RunConfig:
             store=header_from_json(content["store"], source=str(path)),
             num_videos=int(content["num_videos"]),
             num_captions=int(content["num_captions"]),
+            ran_on=dict(content["ran_on"]),
             command=tuple(content["command"]),
         )
     except (KeyError, TypeError, ValueError, UsageError, StoreError) as error:
@@ -199,8 +203,9 @@ def write_state(run: Path, state: TrainingState) -> None:
     weights = {name: tensors[f"head/{name}"] for name in state.head}
     metadata = {"step": str(state.step)}
     try:
-        replace_file(run / STATE_FILE, safetensors.torch.save(tensors, metadata))
+        # The state last: a step that it counts as done has left its weights.
         replace_file(run / HEAD_FILE, safetensors.torch.save(weights, metadata))
+        replace_file(run / STATE_FILE, safetensors.torch.save(tensors, metadata))
     except OSError as error:
         raise CheckpointError(
             f"{run}: the checkpoint after step {state.step} can't be written "

@@ -92,6 +92,16 @@ class VideoBatch:
         """The same with each tensor changed, such as pinned or moved to a device."""
         return VideoBatch(tokens_BTKD=change(self.tokens_BTKD), valid_BT=change(self.valid_BT))
 
+    def split(self, num_videos: int) -> "list[VideoBatch]":
+        """The same in parts of at most ``num_videos``."""
+        return [
+            VideoBatch(
+                tokens_BTKD=self.tokens_BTKD[start : start + num_videos],
+                valid_BT=self.valid_BT[start : start + num_videos],
+            )
+            for start in range(0, len(self.valid_BT), num_videos)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadBatch:

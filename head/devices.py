@@ -1,9 +1,11 @@
-"""Where a head computes and in which precision. Knows nothing of heads."""
+"""Where a head computes, in which precision, and the random state there. Knows nothing of heads."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from muse.errors import MuseError, UsageError
 
@@ -49,3 +51,18 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     """Matrix products in ``precision``; what torch holds to need float32 stays there."""
     is_bf16 = precision == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of the generators that dropout draws from, uint8 by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Goes back to `random_state`, which may have been taken on another device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

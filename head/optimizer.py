@@ -35,9 +35,23 @@ def has_weight_decay(name: str, parameter: Tensor) -> bool:
 
 
 class HeadOptimizer:
-    """AdamW with gradients clipped to a global norm."""
+    """AdamW under `scheduled_rate`, with gradients clipped to a global norm."""
 
-    def __init__(self, module: nn.Module, *, weight_decay: float, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        peak_lr: float,
+        warmup: float,
+        num_steps: int,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self.peak_lr = peak_lr
+        self.warmup = warmup
+        self.num_steps = num_steps
+        self.lr = 0.0
+        """Of the last update."""
         self.parameters = dict(module.named_parameters())
         self.max_grad_norm = max_grad_norm
         decayed: list[nn.Parameter] = []
@@ -55,10 +69,13 @@ class HeadOptimizer:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         return norm.item()
 
-    def step(self, lr: float) -> None:
-        """One update at a learning rate; the gradients are gone afterwards."""
+    def update(self, step: int) -> None:
+        """One update at the rate of a step, counted from 0; the gradients are gone afterwards."""
+        self.lr = scheduled_rate(
+            step, num_steps=self.num_steps, peak=self.peak_lr, warmup=self.warmup
+        )
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = self.lr
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 

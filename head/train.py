@@ -4,7 +4,7 @@ Reads top to bottom: settings, what a step reports, `train`, and what `train` is
 nothing of terminals: it reports each step to a callback and words nothing but errors.
 """
 
-# Legend: B pairs in a batch, T frames, K tokens a frame, D width.
+# Legend: B pairs in a batch.
 
 import dataclasses
 import logging
@@ -19,15 +19,12 @@ from typing import get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from muse.errors import CheckpointError, IncompatibleStoreError, MuseError, UsageError
+from muse.errors import CheckpointError, IncompatibleStoreError, UsageError
 from muse.head.checkpoint import (
     STATE_FILE,
     RunConfig,
-    TrainingState,
     is_run,
-    load_weights,
     read_config,
     read_state,
     write_config,
@@ -41,10 +38,11 @@ from muse.head.data import (
     read_pairs,
     select_split,
 )
-from muse.head.devices import Device, Precision, autocast, resolve_device, resolve_precision
-from muse.head.loss import Duplicates, symmetric_info_nce
+from muse.head.devices import Device, Precision, resolve_device, resolve_precision
+from muse.head.learner import Learner
+from muse.head.loss import Duplicates
 from muse.head.model import HeadConfig, RetrievalHead
-from muse.head.optimizer import HeadOptimizer, scheduled_rate
+from muse.head.optimizer import HeadOptimizer
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.pipeline.header import StoreHeader, require_same_features
@@ -66,6 +64,9 @@ class TrainConfig:
     """Passes over all caption and video pairs."""
     batch_size: int = 128
     """Pairs a step."""
+    videos_at_once: int = 16
+    """Videos in memory with all their activations (about 0.4 GB each at D = 384, T = 8). A batch
+    of more is embedded twice, part by part, with the same gradient; see `muse.head.learner`."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.2
@@ -88,7 +89,7 @@ class TrainConfig:
     """Steps between checkpoints, beside the one at the end of each epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "videos_at_once", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
         for name in ("lr", "max_grad_norm"):
@@ -195,6 +196,7 @@ def train(
             store=store.header,
             num_videos=len(selection.video_rows_V),
             num_captions=len(selection.caption_rows_Q),
+            ran_on={"device": str(device), "precision": precision, "scan": scan},
             command=tuple(command),
         ),
         store,
@@ -218,7 +220,7 @@ def train(
     # The caller's own state comes back at the end.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        learner = _Learner(RetrievalHead(head, scan=scan).to(device), config, precision, len(plan))
+        learner = _new_learner(head, config, device, precision, scan, num_steps=len(plan))
         if state:
             learner.restore(state, source=run / STATE_FILE)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
@@ -233,7 +235,7 @@ def train(
                     num_steps=len(plan),
                     epoch=planned.epoch,
                     loss=loss,
-                    lr=learner.lr,
+                    lr=learner.optimizer.lr,
                     logit_scale=learner.head.logit_scale.item(),
                     grad_norm=grad_norm,
                     videos_per_second=len(batch.text_BD) / seconds,
@@ -278,76 +280,32 @@ def _read_step(
     return step, batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
 
 
-class _Learner:
-    """What changes from step to step: weights, moments, random state, the step itself."""
-
-    def __init__(
-        self, head: RetrievalHead, config: TrainConfig, precision: Precision, num_steps: int
-    ) -> None:
-        self.head = head.train()
-        self.config = config
-        self.precision = precision
-        self.num_steps = num_steps
-        self.device = head.logit_scale.device
-        self.optimizer = HeadOptimizer(
-            head, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
-        )
-        self.step = 0
-        self.lr = 0.0
-
-    def learn(self, batch: HeadBatch) -> tuple[float, float]:
-        """One step; the loss before it and the norm of its gradient before clipping."""
-        loss = self._loss(batch.map(lambda tensor: tensor.to(self.device, non_blocking=True)))
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = self.optimizer.clip()
-        self._require_finite(loss.item(), grad_norm)
-        self.lr = scheduled_rate(
-            self.step, num_steps=self.num_steps, peak=self.config.lr, warmup=self.config.warmup
-        )
-        self.optimizer.step(self.lr)
-        self.head.clamp_logit_scale()
-        self.step += 1
-        return loss.item(), grad_norm
-
-    def _loss(self, batch: HeadBatch) -> Tensor:
-        with autocast(self.precision, self.device):
-            video_VD = self.head.embed_videos(batch.videos.tokens_BTKD, batch.videos.valid_BT)
-        return symmetric_info_nce(
-            batch.text_BD,
-            video_VD[batch.video_of_pair_B],
-            self.head.logit_scale,
-            batch.video_rows_B,
-            duplicates=self.config.duplicates,
-        )
-
-    def _require_finite(self, loss: float, grad_norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise MuseError(
-                f"step {self.step + 1}: the loss is {loss:g} and its gradient's norm {grad_norm:g}."
-                f" Train again with a lower --lr (now {self.config.lr:g}); if that does not help, "
-                "`muse evaluate STORE --head mean-pool` shows whether the features are sound."
-            )
-
-    def state(self) -> TrainingState:
-        """All of it, between two steps."""
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        return TrainingState(
-            step=self.step,
-            head=self.head.state_dict(),
-            optimizer=self.optimizer.state(),
-            random=random,
-        )
-
-    def restore(self, state: TrainingState, *, source: Path) -> None:
-        """Goes on from a checkpoint, which may come from another device."""
-        load_weights(self.head, state.head, source=source)
-        self.optimizer.restore(state.optimizer)
-        torch.set_rng_state(state.random["cpu"])
-        if self.device.type == "cuda" and "cuda" in state.random:
-            torch.cuda.set_rng_state(state.random["cuda"], self.device)
-        self.step = state.step
+def _new_learner(
+    head: HeadConfig,
+    config: TrainConfig,
+    device: torch.device,
+    precision: Precision,
+    scan: ScanBackend,
+    *,
+    num_steps: int,
+) -> Learner:
+    """A head with initial weights and what trains it, from the global random state."""
+    module = RetrievalHead(head, scan=scan).to(device)
+    optimizer = HeadOptimizer(
+        module,
+        peak_lr=config.lr,
+        warmup=config.warmup,
+        num_steps=num_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+    )
+    return Learner(
+        module,
+        optimizer,
+        duplicates=config.duplicates,
+        videos_at_once=config.videos_at_once,
+        precision=precision,
+    )
 
 
 def _open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:

@@ -1,12 +1,11 @@
 """The selective scan of mamba-ssm's CUDA kernel, where that package is installed.
 
-The only module that imports mamba_ssm, selective_scan_cuda or causal_conv1d, and only inside its
-functions. Knows nothing of the block around the scan.
+The only module that imports mamba_ssm or selective_scan_cuda, and only inside its functions.
+Knows nothing of the block around the scan.
 """
 
 # Legend: X directions, B videos, L tokens, E inner width, N state size, W taps of the convolution.
 
-import importlib
 from functools import cache
 
 import torch
@@ -27,8 +26,8 @@ def why_unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:
-        importlib.import_module("selective_scan_cuda")
-        importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+        import selective_scan_cuda  # noqa: F401
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
     except ImportError as error:
         return f"{error.name or 'mamba_ssm'} can't be imported ({error})"
     return None

@@ -17,7 +17,7 @@ def pool_frames(frames_BTD: Tensor, valid_BT: Tensor) -> Tensor:
         valid_BT: (B, T) bool. A video without a valid frame becomes zeros.
     """
     weight_BT1 = valid_BT[..., None].to(frames_BTD.dtype)
-    total_BD = (frames_BTD * weight_BT1).sum(1)
+    total_BD = (F.normalize(frames_BTD, dim=-1) * weight_BT1).sum(1)
     return F.normalize(total_BD / weight_BT1.sum(1).clamp_min(1.0), dim=-1)
 
 

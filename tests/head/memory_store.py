@@ -1,7 +1,8 @@
 """A feature store in memory: the protocol's shape without files, small and made up.
 
 The tokens of a video are noise around a direction of its own, and its captions point the same way
-after a fixed rotation: mean pooling knows nothing of it, and a head can learn it.
+after a fixed rotation: mean pooling knows nothing of it, and a head can learn it. Without the
+rotation mean pooling is right from the start.
 """
 
 from collections.abc import Sequence
@@ -101,12 +102,13 @@ def make_store(
     missing_captions: Sequence[int] = (),
     num_test_videos: int = 0,
     noise: float = 0.5,
+    is_turned: bool = True,
     seed: int = 0,
 ) -> MemoryStore:
     """Videos ``video0``… of 2 to T frames; the last ``num_test_videos`` are the ``test`` split."""
     rng = np.random.default_rng(seed)
     topic_ND = rng.normal(size=(num_videos, DIM))
-    turn_DD = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+    turn_DD = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0] if is_turned else np.eye(DIM)
     clips: list[ClipTokens | None] = []
     for row in range(num_videos):
         valid_T = np.arange(NUM_FRAMES) < rng.integers(2, NUM_FRAMES + 1)

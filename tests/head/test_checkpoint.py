@@ -30,6 +30,7 @@ def make_run(run: Path) -> tuple[RunConfig, RetrievalHead]:
         store=make_store(num_videos=2).header,
         num_videos=2,
         num_captions=4,
+        ran_on={"device": "cpu"},
         command=("muse",),
     )
     head = RetrievalHead(HEAD)

@@ -114,10 +114,13 @@ def test_permuting_the_gallery_changes_no_number() -> None:
         assert direction_numbers(ranks(text_QD, video_VD[order], moved_Q)) == plain
 
 
-def test_equal_embeddings_tie_though_matrix_products_round() -> None:
-    video_VD = torch.nn.functional.normalize(torch.randn(1, 100), dim=-1).repeat(33, 1)
-    ranks = text_to_video_ranks(torch.randn(5, 100), video_VD, torch.zeros(5, dtype=torch.long))
-    assert ranks.num_equal.tolist() == [33] * 5
+@pytest.mark.parametrize("num_videos", [5, 33, 100])
+@pytest.mark.parametrize("dim", [16, 100, 512])
+def test_equal_embeddings_tie_though_matrix_products_round(num_videos: int, dim: int) -> None:
+    video_VD = torch.nn.functional.normalize(torch.randn(1, dim), dim=-1).repeat(num_videos, 1)
+    right_Q = torch.zeros(3, dtype=torch.long)
+    ranks = text_to_video_ranks(torch.randn(3, dim), video_VD, right_Q)
+    assert ranks.num_equal.tolist() == [num_videos] * 3
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

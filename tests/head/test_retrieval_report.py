@@ -45,15 +45,20 @@ def test_numbers_are_those_of_a_loop_over_the_store() -> None:
         frames = [clip.tokens_TKD[t, 0].astype(np.float64) for t in range(4) if clip.valid_T[t]]
         mean = np.mean([frame / np.linalg.norm(frame) for frame in frames], axis=0)
         vectors.append(mean / np.linalg.norm(mean))
-    ranks = []
+    cosines = []  # one row a caption; caption c belongs to video c // 2
     for caption in range(18):
         text = store.read_caption_embeddings(np.array([caption]))[0].astype(np.float64)
-        scores = [float(text @ vector) for vector in vectors]
-        ranks.append(1 + sum(score > scores[caption // 2] for score in scores))
-    report = evaluate(store, MeanPoolHead(), split="train").text_to_video
-    assert report.mean_rank == pytest.approx(np.mean(ranks))
-    assert report.median_rank == pytest.approx(np.median(ranks))
-    assert report.recall_at[5] == pytest.approx(100 * np.mean([rank <= 5 for rank in ranks]))
+        cosines.append([float(text @ vector) / np.linalg.norm(text) for vector in vectors])
+    to_video = [
+        1 + sum(cosine > row[caption // 2] for cosine in row) for caption, row in enumerate(cosines)
+    ]
+    best = [[max(cosines[2 * g][v], cosines[2 * g + 1][v]) for g in range(9)] for v in range(9)]
+    to_text = [1 + sum(cosine > row[v] for cosine in row) for v, row in enumerate(best)]
+    report = evaluate(store, MeanPoolHead(), split="train")
+    for found, ranks in ((report.text_to_video, to_video), (report.video_to_text, to_text)):
+        assert found.mean_rank == pytest.approx(np.mean(ranks))
+        assert found.median_rank == pytest.approx(np.median(ranks))
+        assert found.recall_at[5] == pytest.approx(100 * np.mean([rank <= 5 for rank in ranks]))
 
 
 def test_constant_head_scores_exactly_chance() -> None:
@@ -109,5 +114,7 @@ def test_search_ranks_by_cosine_and_keeps_equal_ones_in_order() -> None:
     assert [answer.place for answer in found] == [2, 1, 3]
     assert found[0].cosine == pytest.approx(5 / 25.25**0.5)
     assert len(rank_videos(torch.tensor([1.0, 0.0]), video_VD, 99)) == 4
+    copies = rank_videos(torch.tensor([1.0, 0.0]), video_VD[2].expand(100, 2), 100)
+    assert [answer.place for answer in copies] == list(range(100))
     with pytest.raises(MetricError, match="NaN"):
         rank_videos(torch.tensor([float("nan"), 0.0]), video_VD, 3)

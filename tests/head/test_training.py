@@ -17,10 +17,10 @@ from muse.errors import (
     MuseError,
     UsageError,
 )
-from muse.head import train as train_module
+from muse.head import learner as learner_module
 from muse.head.evaluate import evaluate, open_head
 from muse.head.model import HeadConfig, MeanPoolHead, RetrievalHead
-from muse.head.optimizer import has_weight_decay, scheduled_rate
+from muse.head.optimizer import HeadOptimizer, has_weight_decay, scheduled_rate
 from muse.head.train import StepReport, TrainConfig, paper_head, train
 
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=2, d_state=4, dropout=0.5)
@@ -71,8 +71,12 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     with pytest.raises(KilledError):
         train(store, cut, head=HEAD, config=CONFIG, on_step=kill_after(killed_after))
     torch.rand(7)  # what the caller draws in between is no business of the run
-    summary = train(store, cut, head=HEAD, config=CONFIG)
+    steps: list[int] = []
+    summary = train(
+        store, cut, head=HEAD, config=CONFIG, on_step=lambda report: steps.append(report.step)
+    )
     assert summary.first_step == {1: 0, 3: 3, 4: 4}[killed_after]
+    assert steps == list(range(summary.first_step + 1, 7))
     for name in ("head.safetensors", "state.safetensors"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     measured = ("videos_per_second",)
@@ -160,6 +164,7 @@ def test_run_folder_says_all_that_is_needed_to_make_it_again(tmp_path: Path) -> 
     assert content["store"]["fingerprint"] == store.header.fingerprint
     assert content["train"] == dataclasses.asdict(CONFIG)
     assert content["head"] == {**dataclasses.asdict(HEAD), "factors": [0.5, 1.0]}
+    assert content["ran_on"] == {"device": "cpu", "precision": "fp32", "scan": "cpu"}
     assert set(content["versions"]) == {"muse", "torch", "python"}
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
@@ -203,12 +208,90 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(
         loss = train_loss(*arguments, **options)
         return loss * math.nan if len(calls) == 3 else loss
 
-    train_loss = train_module.symmetric_info_nce
-    monkeypatch.setattr(train_module, "symmetric_info_nce", broken)
+    train_loss = learner_module.symmetric_info_nce
+    monkeypatch.setattr(learner_module, "symmetric_info_nce", broken)
     with pytest.raises(MuseError, match=r"^step 3: the loss is nan.*lower --lr \(now 0\.001\)"):
         train(make_store(num_videos=12), tmp_path / "run", head=HEAD, config=CONFIG)
     weights = load_file(tmp_path / "run" / "head.safetensors")  # of step 2
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_temperature_never_passes_its_limit_while_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muse.head.model.MAX_LOGIT_SCALE", 0.5)  # low enough that it wants to rise
+    scales: list[float] = []
+    train(
+        make_store(num_videos=12, is_turned=False),
+        tmp_path / "run",
+        head=HEAD,
+        config=dataclasses.replace(CONFIG, lr=1e-2, epochs=8),
+        on_step=lambda report: scales.append(report.logit_scale),
+    )
+    assert max(scales) == scales[-1] == 0.5
+
+
+def test_gradients_are_scaled_down_to_the_norm_allowed() -> None:
+    layer = torch.nn.Linear(3, 1)
+    optimizer = HeadOptimizer(
+        layer, peak_lr=0.01, warmup=0.0, num_steps=10, weight_decay=0.0, max_grad_norm=1.0
+    )
+    (3 * layer(torch.ones(1, 3))).sum().backward()
+    assert optimizer.clip() == pytest.approx(6.0)  # three weights and a bias, 3 each
+    assert layer.weight.grad.tolist() == [pytest.approx([0.5, 0.5, 0.5])]
+
+
+def test_first_update_is_adams_with_decay_on_the_matrix_alone() -> None:
+    layer = torch.nn.Linear(1, 1)
+    weight, bias = layer.weight.item(), layer.bias.item()
+    optimizer = HeadOptimizer(
+        layer, peak_lr=0.01, warmup=0.0, num_steps=10, weight_decay=0.2, max_grad_norm=9.0
+    )
+    layer(torch.ones(1, 1)).sum().backward()
+    optimizer.update(0)  # the first step of Adam is the learning rate, against the gradient
+    assert layer.weight.item() == pytest.approx(weight * (1 - 0.01 * 0.2) - 0.01, abs=1e-6)
+    assert layer.bias.item() == pytest.approx(bias - 0.01, abs=1e-6)
+    assert layer.weight.grad is None
+
+
+def test_batch_embedded_in_parts_has_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    store, found = make_store(num_videos=12), {}
+    for videos_at_once in (5, 12):
+        config = dataclasses.replace(CONFIG, batch_size=24, videos_at_once=videos_at_once, epochs=6)
+        run = tmp_path / str(videos_at_once)
+        train(store, run, head=dataclasses.replace(HEAD, dropout=0.0), config=config)
+        found[videos_at_once] = log_lines(run)
+    for parts, whole in zip(found[5], found[12], strict=True):
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
+        assert parts["logit_scale"] == pytest.approx(whole["logit_scale"], rel=1e-5)
+
+
+def test_parts_are_embedded_twice_with_the_same_dropout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[torch.Tensor] = []
+    embed_videos = RetrievalHead.embed_videos
+
+    def recorded(*arguments: torch.Tensor) -> torch.Tensor:
+        embedded.append(embed_videos(*arguments))
+        return embedded[-1]
+
+    monkeypatch.setattr(RetrievalHead, "embed_videos", recorded)
+    config = dataclasses.replace(CONFIG, batch_size=24, videos_at_once=6, epochs=4, lr=0.1)
+    train(make_store(num_videos=12), tmp_path / "run", head=HEAD, config=config)
+    *_, first, second, first_again, second_again = embedded
+    torch.testing.assert_close(first_again, first)
+    torch.testing.assert_close(second_again, second)
+
+
+def test_duplicates_are_what_the_settings_say(tmp_path: Path) -> None:
+    losses = []
+    for duplicates in ("masked", "negatives"):
+        config = dataclasses.replace(CONFIG, duplicates=duplicates, epochs=1)
+        train(make_store(num_videos=4), tmp_path / duplicates, head=HEAD, config=config)
+        losses.append(log_lines(tmp_path / duplicates)[0]["loss"])
+    assert losses[0] < losses[1]
 
 
 def test_schedule_is_the_published_one() -> None:
