@@ -45,6 +45,9 @@ class IsolatedDecoder:
 
     def __call__(self, task: DecodeTask) -> Clip | Failure:
         """The clip, or why there is none."""
+        if task.video.path is None:
+            message = f"{task.video.video_id}: no such file. Put it there, or leave it out."
+            return decode_failure(task.video, reason="missing", message=message)
         try:
             return self._attempt(task)
         except ProcessTimedOutError as error:

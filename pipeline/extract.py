@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import muse
-from muse.errors import StoreError, UsageError
+from muse.errors import UsageError
 from muse.pipeline.encoders.base import Precision
 from muse.pipeline.header import Sampling
 from muse.pipeline.plan import (
+    CaptionShard,
+    VideoShard,
     header_of,
     pending_caption_shards,
     pending_video_shards,
@@ -33,6 +35,7 @@ from muse.pipeline.records import Listing
 from muse.pipeline.schedule import Engine, LocalEngine, Tick, Workers, available_cpus
 from muse.pipeline.shards import EncoderSetting, ShardReport
 from muse.pipeline.store import HEADER_FILE, StoreCounts
+from muse.pipeline.store_writer import StoreWriter, writing
 from muse.pipeline.store_zarr import ZarrStore
 
 EngineName = Literal["ray", "local"]
@@ -118,16 +121,27 @@ def extract(
         IncompatibleStoreError: If the store was made with other settings.
         StoreError: If the store can't be read or written.
     """
+    with writing(config.out):
+        return _extract(config, listing, on_progress)
+
+
+def _extract(
+    config: ExtractConfig, listing: Listing, on_progress: Callable[[Progress], None]
+) -> ExtractSummary:
     started = time.perf_counter()
     listing = sorted_listing(listing)
-    store = _existing_store(config, listing)
+    is_new = not (config.out / HEADER_FILE).is_file()
+    if not is_new:
+        _require_same_plan(config, listing)
     num_new = 0
-    if store is None or _has_pending(store, listing):
+    if is_new or any(_pending_shards(config, listing)):
         with _engine(config) as engine:
-            store = store or _new_store(config, listing, engine)
-            for progress in _run(config, listing, store, engine):
+            if is_new:
+                _create_store(config, listing, engine)
+            for progress in _run(config, listing, engine):
                 num_new = progress.num_committed
                 on_progress(progress)
+    store = ZarrStore.open(config.out)
     _write_failures(store)
     return ExtractSummary(
         counts=store.counts(),
@@ -136,26 +150,25 @@ def extract(
     )
 
 
-def _existing_store(config: ExtractConfig, listing: Listing) -> ZarrStore | None:
-    if not (config.out / HEADER_FILE).is_file():
-        return None
-    store = ZarrStore.open(config.out)
+def _require_same_plan(config: ExtractConfig, listing: Listing) -> None:
     require_same_plan(
-        store,
+        ZarrStore.open(config.out),
         listing,
         encoder_spec=config.encoder,
         sampling=config.sampling,
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
     )
-    return store
 
 
-def _has_pending(store: ZarrStore, listing: Listing) -> bool:
-    return bool(pending_video_shards(store, listing) or pending_caption_shards(store, listing))
+def _pending_shards(
+    config: ExtractConfig, listing: Listing
+) -> tuple[list[VideoShard], list[CaptionShard]]:
+    store = ZarrStore.open(config.out)
+    return pending_video_shards(store, listing), pending_caption_shards(store, listing)
 
 
-def _new_store(config: ExtractConfig, listing: Listing, engine: Engine) -> ZarrStore:
+def _create_store(config: ExtractConfig, listing: Listing, engine: Engine) -> None:
     header = header_of(
         listing,
         encoder=engine.encoder_info(),
@@ -163,7 +176,7 @@ def _new_store(config: ExtractConfig, listing: Listing, engine: Engine) -> ZarrS
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
     )
-    return ZarrStore.create(config.out, header, listing)
+    StoreWriter.create(config.out, header, listing)
 
 
 @contextmanager
@@ -187,20 +200,17 @@ def _engine(config: ExtractConfig) -> Iterator[Engine]:
         engine.close()
 
 
-def _run(
-    config: ExtractConfig, listing: Listing, store: ZarrStore, engine: Engine
-) -> Iterator[Progress]:
-    videos = pending_video_shards(store, listing)
-    captions = pending_caption_shards(store, listing)
-    write_json(store.path / "run.json", _run_record(config))
+def _run(config: ExtractConfig, listing: Listing, engine: Engine) -> Iterator[Progress]:
+    videos, captions = _pending_shards(config, listing)
+    write_json(config.out / "run.json", _run_record(config))
     num_videos = sum(len(shard.videos) for shard in videos)
     decoded = committed = failed = 0
     started = time.perf_counter()
-    for event in engine.run(store.path, sampling=config.sampling, videos=videos, captions=captions):
+    for event in engine.run(config.out, sampling=config.sampling, videos=videos, captions=captions):
         if isinstance(event, Tick):
             decoded = max(decoded, event.num_decoded)
         else:
-            _append_stats(store.path, event)
+            _append_stats(config.out, event)
             if event.receipt.kind == "videos":
                 committed += event.receipt.num_rows
                 failed += len(event.receipt.failures)
@@ -235,13 +245,8 @@ def _write_failures(store: ZarrStore) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == lines:
         return
     temporary = path.with_name("failures.jsonl.partial")
-    try:
-        temporary.write_text(lines, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: can't be written ({error}). The store itself is whole."
-        ) from error
+    temporary.write_text(lines, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _run_record(config: ExtractConfig) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class IsolatedFunction(Generic[Item, Result]):
             ProcessDiedError: If the child crashed.
             ProcessTimedOutError: If it was killed after the time limit.
         """
+        if self._child is not None and not self._child[0].is_alive():
+            self.close()  # it was killed between two calls; that is not this item's doing
         process, connection = self._child or self._start()
         try:
             connection.send(item)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from muse.errors import IncompatibleStoreError, ManifestError
 from muse.pipeline.header import EncoderInfo, Sampling, StoreHeader
 from muse.pipeline.records import Listing, VideoRef
-from muse.pipeline.store_zarr import CAPTIONS_PER_SHARD, ZarrStore
+from muse.pipeline.store_writer import CAPTIONS_PER_SHARD
+from muse.pipeline.store_zarr import ZarrStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +125,7 @@ def require_same_plan(
 def pending_video_shards(store: ZarrStore, listing: Listing) -> list[VideoShard]:
     """Shards without a receipt, in order."""
     size = store.header.shard_size
-    done = {receipt.index for receipt in store.receipts("videos")}
+    done = {receipt.index for receipt in store.video_receipts}
     return [
         VideoShard(index=index, first_row=start, videos=tuple(listing.videos[start : start + size]))
         for index, start in _pieces(listing.videos, size)
@@ -135,7 +136,7 @@ def pending_video_shards(store: ZarrStore, listing: Listing) -> list[VideoShard]
 def pending_caption_shards(store: ZarrStore, listing: Listing) -> list[CaptionShard]:
     """Caption shards without a receipt, in order."""
     size = CAPTIONS_PER_SHARD
-    done = {receipt.index for receipt in store.receipts("captions")}
+    done = {receipt.index for receipt in store.caption_receipts}
     # As the store lists them, not this run: `ZarrStore.has_embedding_Q` goes by the same.
     paths = zip(store.video_ids, store.video_paths, strict=True)
     missing = {video_id for video_id, path in paths if not path}

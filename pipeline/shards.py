@@ -19,7 +19,7 @@ from muse.pipeline.header import EncoderInfo, StoreHeader, require_same_encoder
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipTokens, Failure
-from muse.pipeline.store_zarr import ZarrStore
+from muse.pipeline.store_writer import StoreWriter
 
 TEXTS_PER_BATCH = 64
 
@@ -52,7 +52,7 @@ class ShardEncoder:
         self._encoder: Encoder = build_encoder(
             setting.spec, device=setting.device, precision=setting.precision
         )
-        self._store: ZarrStore | None = None
+        self._store: StoreWriter | None = None
 
     def info(self) -> EncoderInfo:
         """What the features depend on."""
@@ -64,7 +64,7 @@ class ShardEncoder:
         Raises:
             IncompatibleStoreError: If it holds features of another encoder.
         """
-        self._store = ZarrStore.open(path)
+        self._store = StoreWriter.open(path)
         require_same_encoder(self._store.header.encoder, self._encoder.info, what=str(path))
 
     def encode_videos(
@@ -114,7 +114,7 @@ class ShardEncoder:
             for place, clip in enumerate(clips)
         ]
 
-    def _opened(self) -> ZarrStore:
+    def _opened(self) -> StoreWriter:
         assert self._store is not None, "open_store comes first"
         return self._store
 

@@ -1,4 +1,4 @@
-"""What tests share: videos made here, a tiny CLIP, third-party media where they are, own randomness.
+"""What tests share: videos made here, a tiny CLIP, third-party media, randomness of their own.
 
 A made video tells each frame's index by its colour, so a test can read back which frames were
 decoded after any crop, resize and codec. Nothing of third parties is stored in the repository.

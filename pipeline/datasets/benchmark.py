@@ -82,9 +82,16 @@ def _captions(benchmark: Benchmark, root: Path, split: str) -> list[Caption]:
             f"split {split!r}: {benchmark.title} has {', '.join(benchmark.splits)}."
         )
     name = split.partition("-")[0]  # both training sets of MSR-VTT are "train" to a head
+    try:
+        texts_of = benchmark.read_split(root, split)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{root}: the files of {benchmark.title} {split} have another form than expected "
+            f"({type(error).__name__}: {error}). {benchmark.read_split.__module__} says which."
+        ) from error
     return [
         Caption(video_id=video_id, text=text, split=name)
-        for video_id, texts in benchmark.read_split(root, split).items()
+        for video_id, texts in texts_of.items()
         for text in texts
     ]
 

@@ -31,8 +31,8 @@ class VideoFolder:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise ManifestError(f"{root}: no such folder. Name the folder that holds the videos.")
-        self.root = root
-        self.files = tuple(sorted(_video_files(root)))
+        self.root = root.absolute()  # a worker of Ray may have another working directory
+        self.files = tuple(sorted(_video_files(self.root)))
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for file in self.files:
@@ -51,7 +51,7 @@ class VideoFolder:
         """
         direct = self.root / name
         # An absolute name leaves the folder, where files have no id; its stem may still fit.
-        if name and direct.is_relative_to(self.root) and direct.exists() and not direct.is_dir():
+        if name and direct.is_relative_to(self.root) and _is_file(direct):
             return direct
         # "clip.v2" has a stem of its own; the stem of the name is tried last.
         for candidates in (
@@ -62,6 +62,13 @@ class VideoFolder:
             if candidates:
                 return _only(candidates, name)
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:  # a caption that stands where a name should is too long for one
+        return False
 
 
 def _only(candidates: list[Path], name: str) -> Path:

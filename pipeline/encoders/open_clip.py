@@ -110,6 +110,12 @@ def imagenet_class_names() -> list[str]:
 
 def _load_model(name: str) -> Any:
     model_name, _, pretrained = name.partition("/")
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") and not (folder / "open_clip_config.json").is_file():
+        raise EncoderError(
+            f"encoder openclip:{name}: no open_clip_config.json in {folder}. "
+            "Name a folder that open_clip saved a model to."
+        )
     if name.startswith(("local-dir:", "hf-hub:")):
         model_name, pretrained = name, ""
     elif model_name not in open_clip.list_models():

@@ -1,6 +1,7 @@
 """What tests of the command line share: running it in this process, and a folder of clips."""
 
 import csv
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from muse.cli.app import main
+from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.extract import ExtractConfig, extract
+from muse.pipeline.header import Sampling
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,33 @@ def corpus(
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("video", "caption", "split"), *rows])
     return folder / "videos", folder / "captions.csv"
+
+
+@pytest.fixture(scope="session")
+def _extracted(
+    corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("extracted") / "store"
+    config = ExtractConfig(
+        out=out,
+        encoder=f"openclip:local-dir:{tiny_clip_folder}",
+        sampling=Sampling(num_frames=3),
+        engine="local",
+        device="cpu",
+        shard_size=4,
+        batch_videos=2,
+    )
+    extract(config, list_folder(*corpus))
+    return out
+
+
+@pytest.fixture
+def store(_extracted: Path, tmp_path: Path) -> Path:
+    """A store of the corpus, this test's own; `EXTRACT_FLAGS` are the flags that continue it."""
+    return Path(shutil.copytree(_extracted, tmp_path / "extracted"))
+
+
+# What `muse extract` has to be given to go on with `store`, besides videos, captions and encoder.
+EXTRACT_FLAGS = (
+    "--num-frames", "3", "--shard-size", "4", "--batch-videos", "2", "--device", "cpu",
+)  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 Muse = Callable[..., Outcome]
 
@@ -107,10 +107,14 @@ def test_bad_videos_are_recorded_and_the_others_extracted(
 
 
 def test_other_settings_on_the_same_store_name_the_field(
-    extract: Callable[..., Outcome], corpus: tuple[Path, Path]
+    muse: Muse, corpus: tuple[Path, Path], store: Path, tiny_clip_folder: Path
 ) -> None:
-    assert extract(corpus[0]).code == 0
-    _is_one_line(extract(corpus[0], "--fps", "2"), "fps = 1.0", "2.0")
+    encoder = f"openclip:local-dir:{tiny_clip_folder}"
+    outcome = muse(
+        "extract", corpus[0], "--captions", corpus[1], "--out", store, "--encoder", encoder,
+        *EXTRACT_FLAGS, "--fps", "2",
+    )  # fmt: skip
+    _is_one_line(outcome, "fps = 1.0", "2.0")
 
 
 def test_a_folder_that_holds_something_else_is_not_written_to(
@@ -128,34 +132,22 @@ def test_an_unreadable_store(muse: Muse, tmp_path: Path) -> None:
     _is_one_line(muse("store", "info", tmp_path / "none"), "no feature store")
 
 
-def test_a_head_for_another_store_names_the_field(
-    extract: Callable[..., Outcome], corpus: tuple[Path, Path], tmp_path: Path, muse: Muse,
-    tiny_clip: str,
-) -> None:  # fmt: skip
-    assert extract(corpus[0], "--captions", corpus[1]).code == 0
+def test_a_head_for_another_store_names_the_field(muse: Muse, store: Path, tmp_path: Path) -> None:
     flags = ("--epochs", "1", "--batch-size", "4", "--depth", "1", "--device", "cpu")
-    assert muse("train-head", tmp_path / "store", "--out", tmp_path / "run", *flags).code == 0
-    other = tmp_path / "other"
-    muse(
-        "extract", corpus[0], "--captions", corpus[1], "--out", other, "--engine", "local",
-        "--encoder", tiny_clip, "--num-frames", "2", "--device", "cpu", "--sampling", "uniform",
-    )  # fmt: skip
-    outcome = muse("evaluate", other, "--head", tmp_path / "run")
+    assert muse("train-head", store, "--out", tmp_path / "run", *flags).code == 0
+    header = json.loads((store / "store.json").read_text(encoding="utf-8"))
+    header["sampling"]["kind"] = "uniform"
+    (store / "store.json").write_text(json.dumps(header), encoding="utf-8")
+    outcome = muse("evaluate", store, "--head", tmp_path / "run")
     _is_one_line(outcome, "sampling.kind", "'uniform'", "'fps'")
 
 
-def test_a_run_folder_that_is_none(
-    extract: Callable[..., Outcome], corpus: tuple[Path, Path], tmp_path: Path, muse: Muse
-) -> None:
-    assert extract(corpus[0], "--captions", corpus[1]).code == 0
-    _is_one_line(muse("evaluate", tmp_path / "store", "--head", tmp_path / "no run"), "no run")
+def test_a_run_folder_that_is_none(muse: Muse, store: Path, tmp_path: Path) -> None:
+    _is_one_line(muse("evaluate", store, "--head", tmp_path / "no run"), "no run")
 
 
-def test_a_split_that_is_not_there_lists_those_that_are(
-    extract: Callable[..., Outcome], corpus: tuple[Path, Path], tmp_path: Path, muse: Muse
-) -> None:
-    assert extract(corpus[0], "--captions", corpus[1]).code == 0
-    outcome = muse("evaluate", tmp_path / "store", "--split", "tset")
+def test_a_split_that_is_not_there_lists_those_that_are(muse: Muse, store: Path) -> None:
+    outcome = muse("evaluate", store, "--split", "tset")
     _is_one_line(outcome, "'tset'", "'test' (4 captions)", "'train' (8 captions)")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 Muse = Callable[..., Outcome]
 TRAIN = ("--epochs", "2", "--batch-size", "4", "--depth", "1", "--device", "cpu")
@@ -17,11 +17,9 @@ def _extract(
     muse: Muse, corpus: tuple[Path, Path], encoder: Path, out: Path, *more: str
 ) -> Outcome:
     videos, captions = corpus
-    return muse(
-        "extract", videos, "--captions", captions, "--encoder", f"openclip:local-dir:{encoder}",
-        "--num-frames", "3", "--shard-size", "4",
-        "--batch-videos", "2", "--device", "cpu", "--out", out, *more,
-    )  # fmt: skip
+    spec = f"openclip:local-dir:{encoder}"
+    flags = ("--captions", captions, "--encoder", spec, *EXTRACT_FLAGS, "--out", out)
+    return muse("extract", videos, *flags, *more)
 
 
 def _bytes_that_count(store: Path) -> dict[str, str]:
@@ -33,16 +31,11 @@ def _bytes_that_count(store: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def store(muse: Muse, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path) -> Path:
-    outcome = _extract(muse, corpus, tiny_clip_folder, tmp_path / "store", "--engine", "local")
-    assert outcome.code == 0, outcome.err
-    return tmp_path / "store"
-
-
 def test_extract_train_evaluate_and_search_give_numbers(
-    muse: Muse, store: Path, tmp_path: Path
+    muse: Muse, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
 ) -> None:
+    store = tmp_path / "store"
+    assert _extract(muse, corpus, tiny_clip_folder, store, "--engine", "local").code == 0
     run, scores = tmp_path / "run", tmp_path / "deep" / "scores.json"
     assert muse("train-head", store, "--out", run, *TRAIN).code == 0
     assert muse("evaluate", store, "--head", run, "--json", scores).code == 0
@@ -100,6 +93,7 @@ def test_a_lost_receipt_brings_the_same_bytes_back(
     assert _bytes_that_count(store) == before
 
 
+@pytest.mark.slow
 def test_ray_and_local_write_the_same_bytes(
     muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +104,7 @@ def test_ray_and_local_write_the_same_bytes(
     assert _bytes_that_count(tmp_path / "ray") == _bytes_that_count(store)
 
 
+@pytest.mark.slow
 def test_json_lines_tell_start_and_end(
     muse: Muse, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
+@pytest.mark.slow
 def test_temperature_never_passes_its_limit_while_it_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

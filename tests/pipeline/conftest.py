@@ -1,0 +1,175 @@
+"""What tests of the pipeline share: the parts of a small store."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling, StoreHeader
+from muse.pipeline.plan import header_of, sorted_listing
+from muse.pipeline.records import Caption, ClipTokens, Failure, Listing, VideoRef
+
+FRAMES, TOKENS, DIM = 3, 5, 4
+
+
+@pytest.fixture
+def preprocessing() -> Preprocessing:
+    return Preprocessing(
+        size=32,
+        resize_to=32,
+        interpolation="bicubic",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.3, 0.2, 0.1),
+    )
+
+
+@pytest.fixture
+def encoder_info(preprocessing: Preprocessing) -> EncoderInfo:
+    return EncoderInfo(
+        spec="openclip:some-model/tag",
+        weights_sha256="12ab",
+        dim=DIM,
+        tokens_per_frame=TOKENS,
+        grid=2,
+        precision="fp32",
+        logit_scale=2.5,
+        preprocessing=preprocessing,
+    )
+
+
+@pytest.fixture
+def make_listing() -> Callable[..., Listing]:
+    """A sorted listing of videos v0, v1, ... with some captions each; some videos are missing."""
+
+    def make(num_videos: int, *, captions_each: int = 2, missing: Sequence[int] = ()) -> Listing:
+        ids = [f"v{number}" for number in range(num_videos)]
+        return sorted_listing(
+            Listing(
+                protocol="folder",
+                videos=tuple(
+                    VideoRef(
+                        video_id=video_id,
+                        path=None if number in missing else Path(f"/videos/{video_id}.mp4"),
+                    )
+                    for number, video_id in enumerate(ids)
+                ),
+                captions=tuple(
+                    Caption(video_id=video_id, text=f"text {number} of {video_id}", split="test")
+                    for video_id in ids
+                    for number in range(captions_each)
+                ),
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_header(encoder_info: EncoderInfo) -> Callable[..., StoreHeader]:
+    """The header of a small store: 3 frames, 5 tokens of width 4."""
+
+    def make(listing: Listing, *, shard_size: int = 2) -> StoreHeader:
+        return header_of(
+            listing,
+            encoder=encoder_info,
+            sampling=Sampling(num_frames=FRAMES),
+            shard_size=shard_size,
+            batch_videos=2,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_tokens() -> Callable[..., ClipTokens]:
+    """The tokens of video number n: every value tells number, frame and token."""
+
+    def make(number: int, *, num_valid: int = FRAMES) -> ClipTokens:
+        tokens = np.zeros((FRAMES, TOKENS, DIM), dtype=np.float16)
+        pts_seconds = np.full(FRAMES, np.nan)
+        for frame in range(num_valid):
+            pts_seconds[frame] = number + frame / 4
+            for token in range(TOKENS):
+                tokens[frame, token] = 100 * number + 10 * frame + token + 1
+        return ClipTokens(
+            video_id=f"v{number}",
+            tokens_TKD=tokens,
+            valid_T=np.arange(FRAMES) < num_valid,
+            pts_seconds_T=pts_seconds,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_failure() -> Callable[[int], Failure]:
+    def make(number: int) -> Failure:
+        path = f"/videos/v{number}.mp4"
+        return Failure(
+            video_id=f"v{number}",
+            path=path,
+            stage="decode",
+            reason="not_a_video",
+            message=f"{path}: nothing to see",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bytes_of() -> Callable[[Path], dict[str, bytes]]:
+    """The bytes of all files below a folder, by their path in it."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            str(file.relative_to(folder)): file.read_bytes()
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+
+    return read
+
+
+class PlainEncoder:
+    """An encoder without weights: mean colours of a frame and its quarters, letters of a text."""
+
+    def __init__(self, info: EncoderInfo) -> None:
+        self.info = info
+
+    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
+        quarters = [frames_BHWC] + [
+            frames_BHWC[:, top : top + 16, left : left + 16]
+            for top, left in ((0, 0), (0, 16), (16, 0), (16, 16))
+        ]
+        tokens = np.zeros((len(frames_BHWC), TOKENS, DIM), dtype=np.float16)
+        for place, quarter in enumerate(quarters):
+            tokens[:, place, :3] = quarter.mean(axis=(1, 2)) / 255 + 0.25
+        return tokens
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        return np.array([[len(text), *map(text.count, "aeo")] for text in texts], np.float16)
+
+
+@pytest.fixture(scope="session")
+def plain_encoder() -> Callable[..., PlainEncoder]:
+    """What stands in for `build_encoder`: the same arguments, ready at once."""
+
+    def build(spec: str, *, device: str = "cpu", precision: str = "fp32") -> PlainEncoder:
+        preprocessing = Preprocessing(
+            size=32, resize_to=32, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+        )
+        info = EncoderInfo(
+            spec=spec,
+            weights_sha256="none",
+            dim=DIM,
+            tokens_per_frame=TOKENS,
+            grid=2,
+            precision=precision,  # type: ignore[arg-type]
+            logit_scale=2.5,
+            preprocessing=preprocessing,
+        )
+        return PlainEncoder(info)
+
+    return build

@@ -1,0 +1,75 @@
+"""The local engine: decoders in processes of their own, the encoder in this one, and no Ray."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unruly import crash_on_b_and_hang_on_e
+
+from muse.errors import EncoderError
+from muse.pipeline import decoder, shards
+from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.extract import ExtractConfig, extract
+from muse.pipeline.header import Sampling
+from muse.pipeline.schedule import LocalEngine, Workers
+from muse.pipeline.shards import EncoderSetting
+from muse.pipeline.store import open_store
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    setting = EncoderSetting(spec="no-such", device="cuda", precision="auto", num_threads=1)
+    with pytest.raises(EncoderError, match="torch sees no CUDA device"):
+        LocalEngine(setting, Workers())
+
+
+def test_a_video_whose_decoder_crashes_or_hangs_costs_only_itself(
+    video_folder: Path,
+    plain_encoder: Callable[..., Encoder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "build_encoder", plain_encoder)
+    monkeypatch.setattr(decoder, "attempt", crash_on_b_and_hang_on_e)
+    config = ExtractConfig(
+        out=tmp_path / "store",
+        encoder="plain",
+        engine="local",
+        sampling=Sampling(num_frames=2),
+        workers=Workers(num_decoders=2, decode_timeout_seconds=1),
+    )
+    extract(config, list_folder(video_folder, None))
+    store = open_store(config.out)
+    reasons = {failure.video_id: failure.reason for failure in store.failures}
+    assert reasons == {"b.mp4": "crashed", "c.mp4": "not_a_video", "e.mp4": "timeout"}
+    assert store.has_features_N.tolist() == [True, False, False, True, False, True]
+
+
+@pytest.mark.slow
+def test_the_local_engine_loads_no_ray(
+    video_folder: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    script = f"""
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.extract import ExtractConfig, extract
+config = ExtractConfig(
+    out=Path({str(tmp_path / "store")!r}),
+    encoder="openclip:local-dir:{tiny_clip_folder}",
+    engine="local",
+)
+assert extract(config, list_folder(Path({str(video_folder)!r}), None)).counts.ok == 5
+print("ray" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=200
+    )
+    assert done.stdout.strip() == "False"

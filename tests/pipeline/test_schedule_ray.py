@@ -1,0 +1,115 @@
+"""The Ray engine on a local Ray that is started once for all tests of this file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from muse.errors import EncoderError, UsageError
+from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
+from muse.pipeline.header import Sampling
+from muse.pipeline.schedule import Workers
+from muse.pipeline.store import open_store
+
+pytestmark = [
+    pytest.mark.slow,
+    # Of ray itself, on what it finds in the environment.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_ray() -> Iterator[None]:
+    """Engines join a Ray that runs and leave it running; starting one takes seconds."""
+    ray = pytest.importorskip("ray")
+    from muse.pipeline.schedule_ray import _connect
+
+    assert _connect(None, num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]:
+    def extracted(folder: Path, *, name: str, engine: str, timeout: float = 100) -> ExtractSummary:
+        captions = tmp_path / "captions.csv"
+        captions.write_text("video,caption\na,a song\ngone,a dog\nf,a cat\n", encoding="utf-8")
+        config = ExtractConfig(
+            out=tmp_path / name,
+            encoder=f"openclip:local-dir:{tiny_clip_folder}",
+            engine=engine,  # type: ignore[arg-type]
+            sampling=Sampling(num_frames=2),
+            shard_size=3,
+            batch_videos=2,
+            workers=Workers(num_decoders=2, decode_timeout_seconds=timeout),
+        )
+        return extract(config, list_folder(folder, captions))
+
+    return extracted
+
+
+def test_both_engines_write_the_same_bytes(
+    run: Callable[..., ExtractSummary],
+    video_folder: Path,
+    tmp_path: Path,
+    bytes_of: Callable[[Path], dict[str, bytes]],
+) -> None:
+    run(video_folder, name="ray", engine="ray")
+    run(video_folder, name="local", engine="local")
+    left, right = bytes_of(tmp_path / "ray"), bytes_of(tmp_path / "local")
+    for record in ("run.json", "stats.jsonl"):  # the engine's name, and seconds
+        del left[record], right[record]
+    assert left == right
+
+
+def test_a_decoder_that_takes_too_long_costs_only_its_video(
+    run: Callable[..., ExtractSummary],
+    make_video: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    make_video(tmp_path / "videos" / "a.mp4")
+    run(tmp_path / "videos", name="store", engine="ray", timeout=1e-6)
+    reasons = {
+        failure.video_id: failure.reason for failure in open_store(tmp_path / "store").failures
+    }
+    assert reasons["a.mp4"] == "timeout"
+
+
+def test_videos_may_be_named_by_a_relative_path(
+    run: Callable[..., ExtractSummary], video_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(video_folder.parent)
+    assert run(Path(video_folder.name), name="store", engine="ray").counts.ok == 5
+
+
+def test_an_encoder_that_can_t_be_built_is_the_same_error_as_elsewhere(
+    video_folder: Path, tmp_path: Path
+) -> None:
+    config = ExtractConfig(out=tmp_path / "store", encoder="openclip:no-such/tag")
+    with pytest.raises(EncoderError, match="open_clip has no model 'no-such'"):
+        extract(config, list_folder(video_folder, None))
+
+
+def test_a_gpu_that_this_ray_does_not_have_is_refused(video_folder: Path, tmp_path: Path) -> None:
+    import ray
+
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this Ray has a GPU")
+    config = ExtractConfig(out=tmp_path / "store", encoder="conse", device="cuda")
+    with pytest.raises(EncoderError, match=r"this Ray has no GPU\. Use --device cpu"):
+        extract(config, list_folder(video_folder, None))
+
+
+def test_a_cluster_that_can_t_be_reached_is_refused_by_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from muse.pipeline import schedule_ray
+
+    def unreachable(**settings: object) -> None:
+        raise ConnectionError("no answer\nfrom there")
+
+    monkeypatch.setattr(schedule_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(schedule_ray.ray, "init", unreachable)
+    with pytest.raises(UsageError, match=r"\ARay at 10\.0\.0\.1:6379 [^\n]*--ray-address[^\n]*\Z"):
+        schedule_ray._connect("10.0.0.1:6379", num_cpus=None)

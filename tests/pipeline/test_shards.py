@@ -1,0 +1,165 @@
+"""One shard: batches of a constant shape, so a video's bits do not depend on its neighbours."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muse.errors import IncompatibleStoreError
+from muse.pipeline import shards
+from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.header import Sampling
+from muse.pipeline.plan import CaptionShard, VideoShard, header_of
+from muse.pipeline.records import Clip, Failure, Listing
+from muse.pipeline.shards import EncoderSetting, ShardEncoder
+from muse.pipeline.store_writer import StoreWriter
+from muse.pipeline.store_zarr import ZarrStore
+
+MakeClip = Callable[..., Clip]
+FRAMES = 3
+
+
+@pytest.fixture(scope="module", params=["plain", pytest.param("clip", marks=pytest.mark.slow)])
+def setting(
+    request: pytest.FixtureRequest, plain_encoder: Callable[..., Encoder]
+) -> Iterator[EncoderSetting]:
+    """Of an encoder without weights, and of a real if tiny one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(shards, "build_encoder", plain_encoder)
+        spec = "plain" if request.param == "plain" else request.getfixturevalue("tiny_clip")
+        yield EncoderSetting(spec=spec, device="cpu", precision="fp32", num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def shard_encoder(setting: EncoderSetting) -> ShardEncoder:
+    return ShardEncoder(setting)
+
+
+@pytest.fixture(scope="module")
+def make_clip(shard_encoder: ShardEncoder) -> Callable[..., Clip]:
+    """The clip of video number n: noise of the size that the encoder looks at."""
+
+    def make(number: int, *, num_frames: int = FRAMES) -> Clip:
+        size = shard_encoder.info().preprocessing.size
+        shape = (num_frames, size, size, 3)
+        generator = np.random.default_rng(number)
+        return Clip(
+            video_id=f"v{number}",
+            frames_THWC=generator.integers(0, 256, shape, dtype=np.uint8),
+            pts_seconds_T=np.arange(num_frames) / 2,
+        )
+
+    return make
+
+
+@pytest.fixture
+def encode(
+    shard_encoder: ShardEncoder, make_listing: Callable[..., Listing], tmp_path: Path
+) -> Callable[..., ZarrStore]:
+    """A store with one shard of the given rows, encoded in batches of two videos."""
+
+    def encoded(rows: list[Clip | Failure], *, name: str = "store") -> ZarrStore:
+        listing = make_listing(len(rows))
+        header = header_of(
+            listing,
+            encoder=shard_encoder.info(),
+            sampling=Sampling(num_frames=FRAMES),
+            shard_size=8,
+            batch_videos=2,
+        )
+        path = StoreWriter.create(tmp_path / name, header, listing).path
+        shard_encoder.open_store(path)
+        shard_encoder.encode_videos(
+            VideoShard(index=0, first_row=0, videos=listing.videos), rows, wait_seconds=1.5
+        )
+        return ZarrStore.open(path)
+
+    return encoded
+
+
+@pytest.mark.parametrize("failed", [0, 1, 2, 3, 4])
+def test_a_video_s_tokens_are_the_same_bits_whichever_other_failed(
+    make_clip: MakeClip,
+    encode: Callable[..., ZarrStore],
+    make_failure: Callable[[int], Failure],
+    failed: int,
+) -> None:
+    rows: list[Clip | Failure] = [make_clip(number) for number in range(5)]
+    whole = encode(rows, name="whole")
+    rows[failed] = make_failure(failed)
+    broken = encode(rows, name="broken")
+    for row in range(5):
+        if row != failed:
+            left, right = whole.read_clip(row).tokens_TKD, broken.read_clip(row).tokens_TKD
+            assert left.tobytes() == right.tobytes()
+
+
+def test_tokens_are_the_encoder_s(
+    make_clip: MakeClip, encode: Callable[..., ZarrStore], shard_encoder: ShardEncoder
+) -> None:
+    clips = [make_clip(0), make_clip(1), make_clip(2)]
+    store = encode(clips)
+    for row, clip in enumerate(clips):
+        alone = shard_encoder._encoder.encode_frames(clip.frames_THWC)
+        np.testing.assert_allclose(store.read_clip(row).tokens_TKD, alone, atol=5e-3)
+
+
+def test_a_short_video_is_padded_with_zeros_that_are_not_valid(
+    make_clip: MakeClip,
+    encode: Callable[..., ZarrStore],
+) -> None:
+    clip = encode([make_clip(0), make_clip(1, num_frames=2)]).read_clip(1)
+    assert clip.valid_T.tolist() == [True, True, False]
+    assert not clip.tokens_TKD[2].any()
+    assert clip.tokens_TKD[:2].any(axis=(1, 2)).all()
+
+
+def test_times_of_padding_are_not_a_number(
+    make_clip: MakeClip, encode: Callable[..., ZarrStore]
+) -> None:
+    times = encode([make_clip(0, num_frames=1)]).read_clip(0).pts_seconds_T
+    np.testing.assert_array_equal(times, [0.0, np.nan, np.nan])
+
+
+def test_failures_are_recorded_at_their_rows(
+    make_clip: MakeClip, encode: Callable[..., ZarrStore], make_failure: Callable[[int], Failure]
+) -> None:
+    store = encode([make_failure(0), make_clip(1), make_failure(2)])
+    assert store.has_features_N.tolist() == [False, True, False]
+    assert store.failures == [make_failure(0), make_failure(2)]
+
+
+def test_a_report_tells_the_seconds_of_each_stage(
+    make_clip: MakeClip,
+    shard_encoder: ShardEncoder,
+    encode: Callable[..., ZarrStore],
+    make_listing: Callable[..., Listing],
+) -> None:
+    encode([make_clip(0)])
+    shard = VideoShard(index=0, first_row=0, videos=make_listing(1).videos)
+    report = shard_encoder.encode_videos(shard, [make_clip(0)], wait_seconds=1.5)
+    assert (sorted(report.seconds), report.seconds["wait"]) == (["encode", "wait", "write"], 1.5)
+
+
+def test_captions_are_embedded_at_their_rows_and_those_of_missing_videos_are_not(
+    make_clip: MakeClip, shard_encoder: ShardEncoder, encode: Callable[..., ZarrStore]
+) -> None:
+    store = encode([make_clip(0), make_clip(1)])
+    texts = ("one song", None, "two dogs", "three cats")
+    shard_encoder.encode_captions(CaptionShard(index=0, first_row=0, texts=texts))
+    written = store.read_caption_embeddings(np.arange(4))
+    for row, text in enumerate(texts):
+        expected = shard_encoder._encoder.encode_texts([text])[0] if text else 0
+        np.testing.assert_allclose(written[row], expected, atol=5e-3)
+
+
+def test_a_store_of_another_encoder_is_refused(
+    encode: Callable[..., ZarrStore], make_clip: MakeClip, setting: EncoderSetting
+) -> None:
+    store = encode([make_clip(0)])
+    other = dataclasses.replace(setting, precision="bf16")
+    with pytest.raises(IncompatibleStoreError, match=r"encoder\.precision is 'fp32'"):
+        ShardEncoder(other).open_store(store.path)
