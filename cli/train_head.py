@@ -34,6 +34,9 @@ def train_head(
     ] = "train",
     epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 128,
+    videos_at_once: Annotated[
+        int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.2,
     warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
@@ -76,6 +79,7 @@ def train_head(
         split=split,
         epochs=epochs,
         batch_size=batch_size,
+        videos_at_once=videos_at_once,
         lr=lr,
         weight_decay=weight_decay,
         warmup=warmup,

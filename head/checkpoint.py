@@ -16,7 +16,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 import muse
-from muse.errors import CheckpointError, StoreError, UsageError
+from muse.errors import CheckpointError, IncompatibleStoreError, StoreError, UsageError
 from muse.head.model import HeadConfig, RetrievalHead
 from muse.head.scan.select import ScanBackend
 from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
@@ -37,6 +37,10 @@ RUN_FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 HEAD_FILE = "head.safetensors"
 STATE_FILE = "state.safetensors"
+
+
+# Where a run computes and how often it saves, not what: these may differ when it is resumed.
+FREE_TO_CHANGE = ("device", "scan", "videos_at_once", "checkpoint_every")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,6 +153,42 @@ def read_config(run: Path) -> RunConfig:
         )
     except (KeyError, TypeError, ValueError, UsageError, StoreError) as error:
         raise CheckpointError(f"{path}: not a run's settings ({error}). Train again.") from error
+
+
+def open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:
+    """Makes the run's folder, or checks that it is the same run's.
+
+    Raises:
+        IncompatibleStoreError: If the run in the folder was made from another store.
+        CheckpointError: If it was made with other settings, naming the first that differs.
+    """
+    if not is_run(run):
+        write_config(run, wanted)
+        return
+    found = read_config(run)
+    require_same_features(store.header, found.store, what=str(store.path))
+    if found.store.listing_sha256 != wanted.store.listing_sha256:
+        raise IncompatibleStoreError(
+            f"{store.path}: listing_sha256 differs from the store that {run} was made from: it "
+            "lists other videos or captions. Use that store, or name a new folder with --out."
+        )
+    for name, old, new in _settings(found, wanted):
+        if old != new:
+            raise CheckpointError(
+                f"{run}: made with {name} {old}, asked for {new}. "
+                "Repeat its own command to go on, or name a new folder with --out."
+            )
+
+
+def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object, object]]:
+    """Name, old and new value of all that decides what a run computes."""
+    for name in dataclasses.asdict(wanted.head):
+        yield f"head.{name}", getattr(found.head, name), getattr(wanted.head, name)
+    for name, new in wanted.train.items():
+        if name not in FREE_TO_CHANGE:
+            yield name, found.train.get(name), new
+    for name in ("num_videos", "num_captions"):  # the store may have grown since
+        yield name, getattr(found, name), getattr(wanted, name)
 
 
 def load_head(run: Path, store: FeatureStore, *, scan: ScanBackend = "auto") -> RetrievalHead:

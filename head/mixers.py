@@ -83,22 +83,14 @@ class BiMamba(nn.Module):
         return conv_BLE, F.linear(delta_BLR, dt_proj.weight), B_BLN, C_BLN
 
     def _scan(self, u_XBLE: Tensor, delta_XBLE: Tensor, B_XBLN: Tensor, C_XBLN: Tensor) -> Tensor:
-        """Both scans at once, in float32 or wider whatever the precision around them."""
+        """Both scans at once; their states are float32 or wider whatever the precision around."""
         scan = select_scan(self.scan, u_XBLE.device)
         wide = torch.promote_types(u_XBLE.dtype, torch.float32)
         with torch.autocast(u_XBLE.device.type, enabled=False):
             A_XEN = -torch.stack((self.A_log, self.A_b_log)).to(wide).exp()
             bias_XE = torch.stack((self.dt_proj.bias, self.dt_proj_b.bias)).to(wide)
-            y_XBLE = scan(
-                u_XBLE.to(wide),
-                delta_XBLE.to(wide),
-                A_XEN,
-                B_XBLN.to(wide),
-                C_XBLN.to(wide),
-                torch.stack((self.D, self.D_b)).to(wide),
-                bias_XE,
-            )
-        return y_XBLE.to(u_XBLE.dtype)
+            D_XE = torch.stack((self.D, self.D_b)).to(wide)
+            return scan(u_XBLE, delta_XBLE, A_XEN, B_XBLN, C_XBLN, D_XE, bias_XE)
 
 
 def causal_conv(tokens_BLE: Tensor, conv: nn.Conv1d) -> Tensor:

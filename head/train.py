@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.errors import CheckpointError, IncompatibleStoreError, UsageError
+from muse.errors import MuseError, UsageError
 from muse.head.checkpoint import (
     STATE_FILE,
     RunConfig,
-    is_run,
-    read_config,
+    open_run,
     read_state,
-    write_config,
     write_state,
 )
 from muse.head.data import (
@@ -45,13 +44,13 @@ from muse.head.model import HeadConfig, RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
-from muse.pipeline.header import StoreHeader, require_same_features
+from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
-# Where a run computes and how often it saves, not what: these may differ when it is resumed.
-FREE_TO_CHANGE = ("device", "scan", "checkpoint_every")
+# 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames about 25 GB in bf16.
+VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +63,10 @@ class TrainConfig:
     """Passes over all caption and video pairs."""
     batch_size: int = 128
     """Pairs a step."""
-    videos_at_once: int = 16
-    """Videos in memory with all their activations (about 0.4 GB each at D = 384, T = 8). A batch
-    of more is embedded twice, part by part, with the same gradient; see `muse.head.learner`."""
+    videos_at_once: int | None = None
+    """Videos of a step that are embedded together; fewer need less memory and one more forward.
+
+    None: `VIDEOS_AT_ONCE` of the device."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.2
@@ -90,8 +90,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "videos_at_once", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: at least 1 is needed")
         for name in ("lr", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} {getattr(self, name)}: choose a number above 0")
@@ -188,7 +189,7 @@ def train(
     precision = resolve_precision(config.precision, device)
     scan = resolve_backend(config.scan, device)
     head = head or paper_head(store.header)
-    _open_run(
+    open_run(
         run,
         RunConfig(
             head=head,
@@ -225,26 +226,48 @@ def train(
             learner.restore(state, source=run / STATE_FILE)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
         read = partial(_read_step, store, selection, device=device)
-        with RunLog(run, first_step=learner.step) as log:
-            start = time.perf_counter()
-            for planned, batch in read_ahead(plan[learner.step :], read):
-                loss, grad_norm = learner.learn(batch)
-                seconds, start = time.perf_counter() - start, time.perf_counter()
-                report = StepReport(
-                    step=learner.step,
-                    num_steps=len(plan),
-                    epoch=planned.epoch,
-                    loss=loss,
-                    lr=learner.optimizer.lr,
-                    logit_scale=learner.head.logit_scale.item(),
-                    grad_norm=grad_norm,
-                    videos_per_second=len(batch.text_BD) / seconds,
-                )
+        with RunLog(run, first_step=learner.step) as log, _memory_errors(config, device):
+            for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
-                if planned.ends_epoch or learner.step % config.checkpoint_every == 0:
+                if ends_epoch or learner.step % config.checkpoint_every == 0:
                     write_state(run, learner.state())
                 on_step(report)
     return summary
+
+
+def _steps(
+    learner: Learner,
+    plan: Sequence["_PlannedStep"],
+    read: Callable[["_PlannedStep"], tuple["_PlannedStep", HeadBatch]],
+) -> Iterator[tuple[StepReport, bool]]:
+    """Makes the steps that are left; each one's report, and whether it ends an epoch."""
+    start = time.perf_counter()
+    for planned, batch in read_ahead(plan[learner.step :], read):
+        loss, grad_norm = learner.learn(batch)
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        report = StepReport(
+            step=learner.step,
+            num_steps=len(plan),
+            epoch=planned.epoch,
+            loss=loss,
+            lr=learner.optimizer.lr,
+            logit_scale=learner.head.logit_scale.item(),
+            grad_norm=grad_norm,
+            videos_per_second=len(batch.text_BD) / seconds,
+        )
+        yield report, planned.ends_epoch
+
+
+@contextmanager
+def _memory_errors(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        now = config.videos_at_once or VIDEOS_AT_ONCE[device.type]
+        raise MuseError(
+            f"{device} ran out of memory with {now} videos at once. "
+            f"Go on with --videos-at-once {max(1, now // 2)}: same gradient, less memory."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,37 +326,6 @@ def _new_learner(
         module,
         optimizer,
         duplicates=config.duplicates,
-        videos_at_once=config.videos_at_once,
+        videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
         precision=precision,
     )
-
-
-def _open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:
-    """Makes the run's folder, or checks that it is the same run's."""
-    if not is_run(run):
-        write_config(run, wanted)
-        return
-    found = read_config(run)
-    require_same_features(store.header, found.store, what=str(store.path))
-    if found.store.listing_sha256 != wanted.store.listing_sha256:
-        raise IncompatibleStoreError(
-            f"{store.path}: listing_sha256 differs from the store that {run} was made from: it "
-            "lists other videos or captions. Use that store, or name a new folder with --out."
-        )
-    for name, old, new in _settings(found, wanted):
-        if old != new:
-            raise CheckpointError(
-                f"{run}: made with {name} {old}, asked for {new}. "
-                "Repeat its own command to go on, or name a new folder with --out."
-            )
-
-
-def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object, object]]:
-    """Name, old and new value of all that decides what a run computes."""
-    for name in dataclasses.asdict(wanted.head):
-        yield f"head.{name}", getattr(found.head, name), getattr(wanted.head, name)
-    for name, new in wanted.train.items():
-        if name not in FREE_TO_CHANGE:
-            yield name, found.train.get(name), new
-    for name in ("num_videos", "num_captions"):  # the store may have grown since
-        yield name, getattr(found, name), getattr(wanted, name)

@@ -10,9 +10,9 @@ if [ "$videos" = "$out/videos" ] && [ ! -f "$captions" ]; then
   python "$(dirname "$0")/make_clips.py" "$out"
 fi
 
-run muse extract "$videos" --captions "$captions" --encoder conse --sampling uniform --num-frames 8 --out "$out/store"
+run muse extract "$videos" --captions "$captions" --encoder conse --sampling uniform --num-frames 6 --out "$out/store"
 run muse store info "$out/store"
-run muse train-head "$out/store" --split train --batch-size 16 --epochs 3 --out "$out/run"
+run muse train-head "$out/store" --split train --batch-size 16 --epochs 2 --out "$out/run"
 run muse evaluate "$out/store" --split test --head mean-pool
 run muse evaluate "$out/store" --split test --head "$out/run" --json "$out/scores.json"
 run muse search "$out/store" "a cat" --head "$out/run" -k 3

@@ -48,7 +48,10 @@ def selective_scan(
     Returns:
         (X, B, L, E) in the dtype of ``u_XBLE``.
     """
-    num_videos = u_XBLE.shape[1]
+    given, num_videos = u_XBLE.dtype, u_XBLE.shape[1]
+    u_XBLE, delta_XBLE, B_XBLN, C_XBLN = (
+        tensor.to(A_XEN.dtype) for tensor in (u_XBLE, delta_XBLE, B_XBLN, C_XBLN)
+    )
     delta_XBLE = F.softplus(delta_XBLE + delta_bias_XE[:, None, None])
     A_XBNE = A_XEN.transpose(1, 2)[:, None].expand(-1, num_videos, -1, -1)
     y_MLE: Tensor = _LinearRecurrence.apply(
@@ -58,7 +61,7 @@ def selective_scan(
         B_XBLN.flatten(0, 1),
         C_XBLN.flatten(0, 1),
     )
-    return y_MLE.view_as(u_XBLE) + u_XBLE * D_XE[:, None, None]
+    return (y_MLE.view_as(u_XBLE) + u_XBLE * D_XE[:, None, None]).to(given)
 
 
 class _LinearRecurrence(torch.autograd.Function):

@@ -50,4 +50,5 @@ def selective_scan(
         input_XBEN = (delta_XBE * u_XBE)[..., None] * B_XBN[..., None, :]
         state_XBEN = decay_XBEN * state_XBEN + input_XBEN
         outputs.append((state_XBEN * C_XBN[..., None, :]).sum(-1))
-    return torch.stack(outputs, dim=2) + u_XBLE * D_XE[:, None, None]
+    y_XBLE = torch.stack(outputs, dim=2) + u_XBLE * D_XE[:, None, None]
+    return y_XBLE.to(u_XBLE.dtype)

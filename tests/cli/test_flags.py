@@ -48,7 +48,7 @@ def test_defaults_of_extract_are_those_of_its_configs() -> None:
 
 def test_defaults_of_train_head_are_those_of_its_configs() -> None:
     flags = _defaults(train_head)
-    constants = {"max_grad_norm", "videos_at_once"}  # nobody turns them between runs
+    constants = {"max_grad_norm"}  # nobody turns it between runs
     for name, value in _fields(TrainConfig).items():
         assert name in constants or flags[name] == value, name
     head = _fields(HeadConfig)
