@@ -9,10 +9,9 @@ DEMO ?= demo
 VIDEOS ?= $(DEMO)/videos
 CAPTIONS ?= $(DEMO)/captions.csv
 K ?=
-NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test test-slow test-all demo wheel bench fix clean
+.PHONY: help dev check test test-slow test-all demo wheel fix clean
 
 help: ## Print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,16 +21,19 @@ dev: $(INSTALLED) ## Make .venv with everything that tests, checks and demo need
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "muse needs Python 3.11 or newer; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@# One command: a second one might replace torch by another build.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,offline,demo]'
 	@touch $@
 
-check: $(INSTALLED) ## Lint, format, types, import contracts
+check: $(INSTALLED) ## Lint, format, types, import contracts, Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@# hadolint has wheels for x86-64 only.
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cpu
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
 	$(BIN)/python -m pytest -q $(if $(K),-k '$(K)')
@@ -48,9 +50,6 @@ demo: $(INSTALLED) ## extract, train-head, evaluate, search on video files, on t
 
 wheel: $(INSTALLED) ## Build wheel and sdist, compare, install in a clean venv, run muse
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/release/check_wheel.sh
-
-bench: $(INSTALLED) ## Run benchmarks/bench_NAME.py
-	$(BIN)/python benchmarks/bench_$(NAME).py
 
 fix: $(INSTALLED) ## Format, and mend what ruff can
 	$(BIN)/ruff check --fix .

@@ -16,10 +16,10 @@ from muse.cli.extract import extract
 from muse.cli.search import search
 from muse.cli.store import info
 from muse.cli.train_head import train_head
-from muse.errors import MuseError
+from muse.errors import MuseError, UsageError
 
 EXIT_OURS = 1
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_USAGE = 2  # typer's own, for flags it does not know
 
 app = typer.Typer(
     name="muse",
@@ -40,17 +40,12 @@ store_app.command("info")(info)
 def main() -> None:
     """The entry point of the ``muse`` command."""
     try:
-        app(standalone_mode=True)
+        app()
     except MuseError as error:
         from muse.cli.report import print_error
 
         print_error(error)
-        sys.exit(EXIT_OURS)
-    except KeyboardInterrupt:
-        from muse.cli.report import print_error
-
-        print_error("interrupted; what was committed is safe: run the same command to go on.")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_OURS)
 
 
 # store_app's only command must not become the group itself.

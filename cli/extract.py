@@ -96,7 +96,8 @@ def extract(
     ] = False,
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
-    from muse.cli.progress import ExtractReporter
+    from muse.cli.progress import ExtractReporter, interruptible
+    from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.extract import extract as run_extract
     from muse.pipeline.header import Sampling
@@ -104,7 +105,7 @@ def extract(
 
     config = ExtractConfig(
         out=out,
-        encoder=encoder,
+        encoder=absolute_spec(encoder),
         sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
         engine=engine.value,
         ray_address=ray_address,
@@ -119,7 +120,7 @@ def extract(
         ),
     )
     listing = _listing(folder, captions, dataset, root, split)
-    with ExtractReporter(json_lines=json_lines) as reporter:
+    with interruptible(), ExtractReporter(json_lines=json_lines) as reporter:
         reporter.start(listing)
         summary = run_extract(config, listing, on_progress=reporter.update)
     reporter.finish(summary, out)

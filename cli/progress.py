@@ -2,14 +2,18 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from muse.cli.report import (
     duration_text,
+    print_error,
     print_json_line,
     print_line,
     print_progress,
@@ -23,7 +27,18 @@ if TYPE_CHECKING:
     from muse.pipeline.records import Listing
 
 _JSON_EVERY_SECONDS = 1.0
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _PLAIN_EVERY_SECONDS = 10.0  # into a file or a pipe, where no line can be redrawn
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_error("interrupted; what was committed is safe: run the same command to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 class _Line:
@@ -114,7 +129,7 @@ class ExtractReporter:
                 }
             )
             return
-        if summary.num_new_videos == 0:
+        if summary.was_complete:
             print_line(f"Nothing to do: {out} is complete.")
         print_line(
             f"listed {counts.listed} = ok {counts.ok} + failed {counts.failed}"
@@ -122,7 +137,10 @@ class ExtractReporter:
             f" of {counts.captions}; {duration_text(summary.elapsed_seconds)}"
         )
         if counts.failed:
-            print_line(f"{counts.failed} videos failed: {out / 'failures.jsonl'} says why.")
+            print_line(
+                f"{counts.failed} videos failed: {out / 'failures.jsonl'} says why. "
+                "They stay failed in this store; once mended, they need another --out."
+            )
 
 
 class TrainReporter:
@@ -157,7 +175,7 @@ class TrainReporter:
                 total=report.num_steps,
                 completed=report.step,
                 note=f"epoch {report.epoch}, loss {report.loss:.3f}, "
-                f"{report.videos_per_second:.0f} pairs/s",
+                f"{report.pairs_per_second:.1f} pairs/s",
             )
 
     def finish(self, summary: "TrainSummary") -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument
+from muse.cli.flags import DeviceOption, HeadOption, ScanFlag, ScanOption, StoreArgument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def search(
     store: StoreArgument,
     text: Annotated[str, typer.Argument(help="What to look for.")],
-    head: Annotated[
-        str, typer.Option("--head", help="Run folder of `muse train-head`, or mean-pool.")
-    ] = "mean-pool",
+    head: HeadOption = "mean-pool",
     k: Annotated[int, typer.Option("-k", min=1, help="How many videos to print.")] = 5,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
@@ -42,10 +40,11 @@ def search(
         device=device,  # type: ignore[arg-type]  # checked by open_head
         scan=scan.value,
     )
+    text_embedding = _embed_text(opened, text, device=device)
     videos = embed_videos(opened, rows, opened_head, device=where)
-    found = rank_videos(_embed_text(opened, text, device=device), videos, k)
+    found = rank_videos(text_embedding, videos, k)
     ids = [opened.video_ids[rows[answer.place]] for answer in found]
-    _print(ids, [answer.cosine for answer in found], as_json=as_json)
+    print_answers(ids, [answer.cosine for answer in found], as_json=as_json)
 
 
 def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
@@ -61,8 +60,10 @@ def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
     return torch.from_numpy(encoder.encode_texts([text])[0]).float()
 
 
-def _print(ids: list[str], cosines: list[float], *, as_json: bool) -> None:
+def print_answers(ids: list[str], cosines: list[float], *, as_json: bool) -> None:
+    """Videos and their cosines, best first, as a table or as JSON lines."""
     from rich.table import Table
+    from rich.text import Text
 
     from muse.cli.report import print_json_line, print_table
 
@@ -73,5 +74,6 @@ def _print(ids: list[str], cosines: list[float], *, as_json: bool) -> None:
         return
     table = Table("rank", "video", "cosine")
     for rank, (video_id, cosine) in answers:
-        table.add_row(str(rank), video_id, f"{cosine:.3f}")
+        # A file's name is no markup, whatever brackets it has.
+        table.add_row(str(rank), Text(video_id), f"{cosine:.3f}")
     print_table(table)

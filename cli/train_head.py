@@ -62,7 +62,7 @@ def train_head(
     ] = False,
 ) -> None:
     """Train the MUSE head on a feature store."""
-    from muse.cli.progress import TrainReporter
+    from muse.cli.progress import TrainReporter, interruptible
     from muse.head.model import HeadConfig
     from muse.head.train import TrainConfig, train
     from muse.pipeline.store import open_store
@@ -90,7 +90,7 @@ def train_head(
         scan=scan.value,
         checkpoint_every=checkpoint_every,
     )
-    with TrainReporter(json_lines=json_lines) as reporter:
+    with interruptible(), TrainReporter(json_lines=json_lines) as reporter:
         summary = train(
             opened, out, config=config, head=head, command=sys.argv, on_step=reporter.update
         )

@@ -57,7 +57,10 @@ def select_split(store: FeatureStore, split: str) -> SplitSelection:
     splits = np.array([caption.split for caption in store.captions], dtype=np.str_)
     in_split_M = np.full(len(splits), True) if split == ALL_SPLITS else splits == split
     if not in_split_M.any():
-        raise ManifestError(f"split {split!r}: no captions. The store has {_sizes(splits)}.")
+        raise ManifestError(
+            f"split {split!r}: no captions. The store has {_sizes(splits)}. Choose with --split; "
+            "all takes every one."
+        )
     row_of_video = {video_id: row for row, video_id in enumerate(store.video_ids)}
     video_row_M = np.array(
         [row_of_video[caption.video_id] for caption in store.captions], dtype=np.intp

@@ -57,8 +57,15 @@ def _drop_lines_after(path: Path, *, step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        # A kill may cut the last line short; its step is later than any checkpoint.
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+        if _step_of(line) > step:
             break
         kept.append(line)
     replace_file(path, "".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """A line that a kill or a power cut damaged is later than any checkpoint."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

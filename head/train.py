@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.errors import MuseError, UsageError
+from muse.errors import CheckpointError, MuseError, UsageError
 from muse.head.checkpoint import (
     STATE_FILE,
     RunConfig,
@@ -49,7 +49,7 @@ from muse.pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
-# 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames about 25 GB in bf16.
+# 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames 36 GiB in bf16.
 VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
 
 
@@ -100,8 +100,8 @@ class TrainConfig:
             raise UsageError(f"weight_decay {self.weight_decay}: choose 0 or more")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup {self.warmup}: choose a part from 0 up to 1")
-        if self.seed < 0:
-            raise UsageError(f"seed {self.seed}: choose 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed {self.seed}: choose a number from 0 to 2**63 - 1")
         for name, choices in (
             ("duplicates", get_args(Duplicates)),
             ("precision", get_args(Precision)),
@@ -130,7 +130,7 @@ class StepReport:
     """After the step, natural logarithm."""
     grad_norm: float
     """Before it was scaled down."""
-    videos_per_second: float
+    pairs_per_second: float
     """Pairs of this step over its seconds, reading included."""
 
 
@@ -226,7 +226,7 @@ def train(
             learner.restore(state, source=run / STATE_FILE)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
         read = partial(_read_step, store, selection, device=device)
-        with RunLog(run, first_step=learner.step) as log, _memory_errors(config, device):
+        with _errors_of(run, config, device), RunLog(run, first_step=learner.step) as log:
             for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
                 if ends_epoch or learner.step % config.checkpoint_every == 0:
@@ -253,15 +253,23 @@ def _steps(
             lr=learner.optimizer.lr,
             logit_scale=learner.head.logit_scale.item(),
             grad_norm=grad_norm,
-            videos_per_second=len(batch.text_BD) / seconds,
+            pairs_per_second=len(batch.text_BD) / seconds,
         )
         yield report, planned.ends_epoch
 
 
 @contextmanager
-def _memory_errors(config: TrainConfig, device: torch.device) -> Iterator[None]:
+def _errors_of(run: Path, config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Words for what a machine may run out of while it trains."""
     try:
         yield
+    except MuseError:  # some are an OSError too
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{run}: can't be written ({error.strerror or error}). Mend it, and the same command "
+            "goes on at the last checkpoint."
+        ) from error
     except torch.OutOfMemoryError as error:
         now = config.videos_at_once or VIDEOS_AT_ONCE[device.type]
         raise MuseError(

@@ -121,7 +121,10 @@ class RowArray:
         try:
             with file.open("rb", buffering=0) as stream:
                 stream.seek(offset)
-                num_read = stream.readinto(target.reshape(-1).view(np.uint8).data)
+                buffer = target.reshape(-1).view(np.uint8).data
+                num_read = 0
+                while step := stream.readinto(buffer[num_read:]):  # network disks give less
+                    num_read += step
         except OSError as error:
             raise StoreError(f"{file}: can't be read ({error.strerror}).") from error
         if num_read != target.nbytes:
@@ -139,10 +142,11 @@ def _read_metadata(path: Path) -> Mapping[str, Any]:
     source = path / "zarr.json"
     try:
         metadata: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-        metadata["shape"], metadata["data_type"], metadata["codecs"]  # must be there
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        np.dtype(metadata["data_type"]), len(metadata["shape"]), metadata["codecs"][0]["name"]
+        metadata["chunk_grid"]["configuration"]["chunk_shape"][0], metadata["fill_value"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(
-            f"{source}: can't be read as an array ({error}). Extract again."
+            f"{source}: can't be read as an array ({error}). Extract into another --out."
         ) from error
     return metadata
 
@@ -169,5 +173,5 @@ def _layout(path: Path, metadata: Mapping[str, Any]) -> tuple[int, bool]:
             return int(file_shape[0]), True
     raise StoreError(
         f"{path}: its codecs are not those of a muse store ({json.dumps(codecs)[:200]}). "
-        "Was it rewritten by another tool? Extract again."
+        "Was it rewritten by another tool? Extract into another --out."
     )

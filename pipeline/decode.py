@@ -37,8 +37,6 @@ class Timeline:
     """Up to the end of the last frame."""
     has_pts: bool
     """False where the container gave no presentation times and the frame rate was used."""
-    announced_frames: int
-    """How many frames the container says it holds; 0 where it does not say."""
 
 
 def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preprocessing) -> Clip:
@@ -121,7 +119,6 @@ def _timeline_of(
         seconds=seconds,
         duration_seconds=float(seconds[-1]) + (last_seconds or 1.0 / float(rate)),
         has_pts=has_pts,
-        announced_frames=stream.frames,
     )
 
 

@@ -1,12 +1,14 @@
 """One video to a clip or to the reason why there is none, in a process of its own.
 
-The only place where an exception, a dead or a hung process becomes a `Failure`. What a decoding
-process imports is this module and `muse.pipeline.decode`: no torch, no zarr, no Ray.
+The only place where an exception, a dead or a hung process becomes a `Failure`. A process that does
+not even start is no video's fault: that ends the run. What a decoding process imports is this
+module: no torch, no zarr.
 """
 
 from dataclasses import dataclass
 
 from muse.errors import DecodeError
+from muse.pipeline.decode import decode_clip
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
 from muse.pipeline.records import Clip, Failure, VideoRef
@@ -23,8 +25,6 @@ class DecodeTask:
 
 def attempt(task: DecodeTask) -> Clip | Failure:
     """The clip, or why there is none: runs where a crash harms nobody."""
-    from muse.pipeline.decode import decode_clip  # loads libav in the decoding process only
-
     try:
         return decode_clip(task.video, sampling=task.sampling, preprocessing=task.preprocessing)
     except DecodeError as error:

@@ -104,6 +104,8 @@ class ExtractSummary:
     counts: StoreCounts
     num_new_videos: int
     """Committed by this run, failed ones included."""
+    was_complete: bool
+    """True if there was nothing to do."""
     elapsed_seconds: float
 
 
@@ -121,20 +123,14 @@ def extract(
         IncompatibleStoreError: If the store was made with other settings.
         StoreError: If the store can't be read or written.
     """
-    with writing(config.out):
-        return _extract(config, listing, on_progress)
-
-
-def _extract(
-    config: ExtractConfig, listing: Listing, on_progress: Callable[[Progress], None]
-) -> ExtractSummary:
     started = time.perf_counter()
     listing = sorted_listing(listing)
     is_new = not (config.out / HEADER_FILE).is_file()
     if not is_new:
         _require_same_plan(config, listing)
     num_new = 0
-    if is_new or any(_pending_shards(config, listing)):
+    was_complete = not is_new and not any(_pending_shards(config, listing))
+    if not was_complete:
         with _engine(config) as engine:
             if is_new:
                 _create_store(config, listing, engine)
@@ -146,6 +142,7 @@ def _extract(
     return ExtractSummary(
         counts=store.counts(),
         num_new_videos=num_new,
+        was_complete=was_complete,
         elapsed_seconds=time.perf_counter() - started,
     )
 
@@ -175,6 +172,7 @@ def _create_store(config: ExtractConfig, listing: Listing, engine: Engine) -> No
         sampling=config.sampling,
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
+        versions=_versions(),
     )
     StoreWriter.create(config.out, header, listing)
 
@@ -202,7 +200,8 @@ def _engine(config: ExtractConfig) -> Iterator[Engine]:
 
 def _run(config: ExtractConfig, listing: Listing, engine: Engine) -> Iterator[Progress]:
     videos, captions = _pending_shards(config, listing)
-    write_json(config.out / "run.json", _run_record(config))
+    with writing(config.out):
+        write_json(config.out / "run.json", _run_record(config))
     num_videos = sum(len(shard.videos) for shard in videos)
     decoded = committed = failed = 0
     started = time.perf_counter()
@@ -234,7 +233,10 @@ def _append_stats(store_path: Path, report: ShardReport) -> None:
         "failed": len(receipt.failures),
         "seconds": report.seconds,
     }
-    with (store_path / "stats.jsonl").open("a", encoding="utf-8") as stream:
+    with (
+        writing(store_path),
+        (store_path / "stats.jsonl").open("a", encoding="utf-8") as stream,
+    ):
         stream.write(json.dumps(line) + "\n")
 
 
@@ -245,22 +247,24 @@ def _write_failures(store: ZarrStore) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == lines:
         return
     temporary = path.with_name("failures.jsonl.partial")
-    temporary.write_text(lines, encoding="utf-8")
-    temporary.replace(path)
+    with writing(store.path):
+        temporary.write_text(lines, encoding="utf-8")
+        temporary.replace(path)
 
 
 def _run_record(config: ExtractConfig) -> dict[str, Any]:
     """``run.json``: the settings, versions and machine of the last run that did something."""
     plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return {"config": plain, "versions": _versions(), "machine": platform.machine()}
+
+
+def _versions() -> dict[str, str | None]:
+    """Of all that a feature's bits may depend on."""
     packages = ("torch", "open_clip_torch", "av", "zarr", "numpy", "pillow", "ray")
     return {
-        "config": plain,
-        "versions": {
-            "muse": muse.__version__,
-            "python": platform.python_version(),
-            **{name: _version_of(name) for name in packages},
-        },
-        "machine": platform.machine(),
+        "muse": muse.__version__,
+        "python": platform.python_version(),
+        **{name: _version_of(name) for name in packages},
     }
 
 

@@ -2,14 +2,14 @@
 
 A header is written once, when the store is created, and enforced ever after: an extract run that
 goes on, a head, an evaluation and a search compare it field by field before they touch a vector.
-Knows nothing of files: `muse.pipeline.store` reads and writes it.
+Knows nothing of files: ``store_writer`` writes it, ``store_zarr`` reads it.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from muse.errors import IncompatibleStoreError, StoreError, UsageError
@@ -38,6 +38,9 @@ class Sampling:
             raise UsageError(
                 f"fps {self.fps}: choose a rate above 0 and up to 1000 frames a second"
             )
+        if self.kind == "uniform" and self.fps != 1.0:
+            # It would be part of the fingerprint and change nothing.
+            raise UsageError(f"fps {self.fps}: sampling 'uniform' takes no rate; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +98,8 @@ class StoreHeader:
     """Videos a forward pass; a video's place in its batch is fixed, so its bits are."""
     listing_sha256: str
     """Over the ids of the videos and over the captions, in row order."""
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    """Of the packages that the store was created with; not part of the fingerprint."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -123,7 +128,7 @@ def header_from_json(content: object, *, source: str) -> StoreHeader:
     if version != FORMAT_VERSION:
         raise StoreError(
             f"{source}: format version {version!r}, this muse reads {FORMAT_VERSION}. "
-            "Extract again, or install the muse that wrote it."
+            "Install the muse that wrote it, or extract into another --out."
         )
     fields.pop("fingerprint", None)
     try:
@@ -134,7 +139,9 @@ def header_from_json(content: object, *, source: str) -> StoreHeader:
         info = EncoderInfo(**encoder, preprocessing=Preprocessing(**crop))
         return StoreHeader(**fields, encoder=info, sampling=sampling)
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{source}: not a store header ({error}). Extract again.") from error
+        raise StoreError(
+            f"{source}: not a store header ({error}). Extract into another --out."
+        ) from error
 
 
 def require_same_features(found: StoreHeader, wanted: StoreHeader, *, what: str) -> None:
@@ -148,11 +155,11 @@ def require_same_features(found: StoreHeader, wanted: StoreHeader, *, what: str)
     Raises:
         IncompatibleStoreError: Naming the first field that differs and both its values.
     """
-    for field in ("encoder", "sampling", "format_version"):
+    for name in ("encoder", "sampling", "format_version"):
         _require_equal(
-            field,
-            getattr(found, field),
-            getattr(wanted, field),
+            name,
+            getattr(found, name),
+            getattr(wanted, name),
             what=what,
             advice="Use the store it was made for, or extract one with that setting.",
         )
@@ -173,9 +180,9 @@ def require_same_encoder(found: EncoderInfo, wanted: EncoderInfo, *, what: str) 
     )
 
 
-def _require_equal(field: str, found: object, wanted: object, *, what: str, advice: str) -> None:
-    right = _flat(field, wanted)
-    for name, value in _flat(field, found).items():
+def _require_equal(prefix: str, found: object, wanted: object, *, what: str, advice: str) -> None:
+    right = _flat(prefix, wanted)
+    for name, value in _flat(prefix, found).items():
         if value != right.get(name):
             raise IncompatibleStoreError(
                 f"{what}: {name} is {value!r}, but {right.get(name)!r} is needed. {advice}"

@@ -7,7 +7,7 @@ number of workers cuts the work the same way. Knows nothing of decoding or of Ra
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muse.errors import IncompatibleStoreError, ManifestError
@@ -44,6 +44,12 @@ def sorted_listing(listing: Listing) -> Listing:
     """
     if not listing.videos:
         raise ManifestError(f"{listing.protocol}: 0 videos are listed. Nothing to extract.")
+    for video in listing.videos:
+        if not _is_unicode(f"{video.video_id}{video.path}"):
+            raise ManifestError(
+                f"{video.video_id!a}: its name is not valid UTF-8, which a table can't hold. "
+                "Rename the file."
+            )
     videos = tuple(sorted(listing.videos, key=lambda video: video.video_id))
     for left, right in itertools.pairwise(videos):
         if left.video_id == right.video_id:
@@ -54,6 +60,14 @@ def sorted_listing(listing: Listing) -> Listing:
     row_of = {video.video_id: row for row, video in enumerate(videos)}
     captions = tuple(sorted(listing.captions, key=lambda caption: row_of[caption.video_id]))
     return Listing(protocol=listing.protocol, videos=videos, captions=captions)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def listing_sha256(listing: Listing) -> str:
@@ -74,6 +88,7 @@ def header_of(
     sampling: Sampling,
     shard_size: int,
     batch_videos: int,
+    versions: Mapping[str, str | None] | None = None,
 ) -> StoreHeader:
     """The header of a store for this listing and these settings."""
     return StoreHeader(
@@ -85,6 +100,7 @@ def header_of(
         shard_size=shard_size,
         batch_videos=batch_videos,
         listing_sha256=listing_sha256(listing),
+        versions=dict(versions or {}),
     )
 
 

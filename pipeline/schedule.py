@@ -6,6 +6,7 @@ writes the same bytes. This module is the local engine; ``schedule_ray`` is the 
 """
 
 import dataclasses
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from muse.errors import UsageError
 from muse.pipeline.decoder import DecodeTask, IsolatedDecoder
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.header import EncoderInfo, Sampling
@@ -35,6 +37,16 @@ class Workers:
     num_encoders: int | None = None
     """None: one a GPU, or one. The local engine has one."""
     decode_timeout_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_decoders", "num_encoders"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: at least 1 is needed")
+        if not 0 < self.decode_timeout_seconds < math.inf:
+            raise UsageError(
+                f"decode_timeout {self.decode_timeout_seconds}: choose seconds above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

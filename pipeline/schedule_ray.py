@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
-from muse.errors import EncoderError, MuseError, UsageError
+from muse.errors import EncoderError, MuseError, UsageError, WorkerError
 from muse.pipeline.decoder import DecodeTask, IsolatedDecoder, decode_failure
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
@@ -27,6 +32,7 @@ from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
 
 SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
 _POLL_SECONDS = 0.5
+_PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
 _RETRIES = 3  # of a task or actor whose worker or node died
 
 _decoders: dict[float, IsolatedDecoder] = {}  # one a worker process, kept between tasks
@@ -42,6 +48,8 @@ class RayEngine:
         # The cluster is asked, not this process: a driver may well have no GPU.
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         device = encoder.device
+        if device not in ("auto", "cpu", "cuda"):
+            raise EncoderError(f"device {device!r}: choose auto, cpu or cuda.")
         if device == "auto":
             device = "cuda" if num_gpus else "cpu"
         on_gpu = device.startswith("cuda")
@@ -56,19 +64,31 @@ class RayEngine:
         }
         setting = dataclasses.replace(encoder, device=device)
         num_actors = workers.num_encoders or (num_gpus if on_gpu else 1)
+        if on_gpu and num_actors > num_gpus:
+            self.close()
+            raise UsageError(f"num_encoders {num_actors}: this Ray has {num_gpus} GPUs.")
         self._actors = [
             ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
         ]
         self._timeout_seconds = workers.decode_timeout_seconds
 
     def encoder_info(self) -> EncoderInfo:
-        """Of the encoder that the first actor has built.
+        """Of the encoder that every actor has built.
 
         Raises:
             EncoderError: If it can't be built there.
+            WorkerError: If an actor finds no place in the cluster.
         """
-        info: EncoderInfo = _result_of(self._actors[0].info.remote())
-        return info
+        pending = [actor.info.remote() for actor in self._actors]
+        ready, waiting = ray.wait(pending, num_returns=len(pending), timeout=_PLACING_SECONDS)
+        if waiting:
+            raise WorkerError(
+                f"{len(waiting)} of {len(pending)} encoding workers did not start within "
+                f"{_PLACING_SECONDS:g} s: the cluster's GPUs are taken. Name fewer with "
+                "--num-encoders."
+            )
+        infos: list[EncoderInfo] = [_result_of(reference) for reference in ready]
+        return infos[0]
 
     def run(
         self,
@@ -192,10 +212,13 @@ class _EncodeActor:
 
 
 def _clip_of(video: VideoRef, reference: Any) -> Clip | Failure:
-    """The decoded clip; a worker that died beyond all retries is the failure of its video."""
+    """The decoded clip; a worker that died in every try is the failure of its video.
+
+    Nothing else is: a node without libav or a full object store must not mark videos as broken.
+    """
     try:
         clip: Clip | Failure = ray.get(reference)
-    except RayError as error:
+    except (WorkerCrashedError, OutOfMemoryError) as error:
         words = " ".join(str(error).split())[:200]
         return decode_failure(video, reason="crashed", message=f"{video.path}: {words}")
     return clip
@@ -206,13 +229,16 @@ def _result_of(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, MuseError):
-            raise error.cause from None
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):  # an error of a task that another one awaited
+            cause = cause.cause
+        if isinstance(cause, MuseError):
+            raise cause from None
         raise
-    except RayActorError as error:
+    except RayError as error:
         words = " ".join(str(error).split())[:300]
-        raise EncoderError(
-            f"an encoding worker died {_RETRIES + 1} times: {words}. What was committed is safe: "
+        raise WorkerError(
+            f"Ray lost a worker or its result: {words}. What was committed is safe: "
             "run the same command again."
         ) from error
 

@@ -103,6 +103,6 @@ def open_store(path: Path | str) -> FeatureStore:
             f"{folder}: no feature store here ({HEADER_FILE} is missing). "
             f"Make one with `muse extract FOLDER --captions FILE --out {folder}`."
         )
-    from muse.pipeline.store_zarr import ZarrStore  # loads zarr only where a store is opened
+    from muse.pipeline.store_zarr import ZarrStore  # this module is below it
 
     return ZarrStore.open(folder)

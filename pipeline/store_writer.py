@@ -8,6 +8,7 @@ in docs/store-format.md.
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ class StoreWriter:
         """
         _require_free(path)
         with writing(path):
-            (path / RECEIPTS_FOLDER).mkdir(parents=True, exist_ok=True)
+            if (path / RECEIPTS_FOLDER).exists():  # of a store whose header was removed
+                shutil.rmtree(path / RECEIPTS_FOLDER)
+            (path / RECEIPTS_FOLDER).mkdir(parents=True)
             _create_arrays(path / FEATURES_FOLDER, header)
             _write_tables(path, listing)
             write_json(path / HEADER_FILE, header.as_json())
@@ -134,7 +137,7 @@ class StoreWriter:
         except (KeyError, OSError, ValueError) as error:
             raise StoreError(
                 f"{self.path / FEATURES_FOLDER}: array {name!r} can't be opened ({error}). "
-                "Extract again."
+                "Extract into another --out."
             ) from error
 
 
@@ -142,7 +145,9 @@ def _open_group(path: Path) -> Any:
     try:
         return zarr.open_group(path, mode="r+")
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: can't be opened ({error}). Extract again.") from error
+        raise StoreError(
+            f"{path}: can't be opened ({error}). Extract into another --out."
+        ) from error
 
 
 def _create_arrays(path: Path, header: StoreHeader) -> None:

@@ -43,7 +43,9 @@ class ZarrStore:
         try:
             content = json.loads(source.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StoreError(f"{source}: can't be read ({error}). Extract again.") from error
+            raise StoreError(
+                f"{source}: can't be read ({error}). Extract into another --out."
+            ) from error
         return cls(path, header_from_json(content, source=str(source)))
 
     # -- tables ------------------------------------------------------------------------------
@@ -73,7 +75,9 @@ class ZarrStore:
             table = pq.read_table(source, columns=[column])
         except (OSError, pa.ArrowException) as error:
             words = " ".join(str(error).split())
-            raise StoreError(f"{source}: can't be read ({words}). Extract again.") from error
+            raise StoreError(
+                f"{source}: can't be read ({words}). Extract into another --out."
+            ) from error
         values: list[str] = table.column(column).to_pylist()
         return values
 
@@ -150,11 +154,9 @@ class ZarrStore:
                 "Rows with features are in has_features_N."
             )
         if not self._tokens.has_row(row):
-            file = self._tokens.file(row // self.header.shard_size)
-            raise StoreError(
-                f"{file}: row {row} is not in it, but its shard is committed. Remove the shard's "
-                "receipt, and `muse extract` writes it again."
-            )
+            raise self._lost("tokens", row)
+        if not self._valid_NT[row].any():
+            raise self._lost("valid", row)
         return ClipTokens(
             video_id=self.video_ids[row],
             tokens_TKD=self._tokens.row(row),
@@ -174,7 +176,17 @@ class ZarrStore:
                 f"{self.path}: {len(missing)} captions have no embedding yet. "
                 "Run `muse extract` again to finish the store."
             )
+        gone = [row for row in rows.tolist() if not self._caption_embeddings.has_row(row)]
+        if gone:
+            raise self._lost("captions", gone[0])
         return self._caption_embeddings.rows(rows)
+
+    def _lost(self, name: str, row: int) -> StoreError:
+        return StoreError(
+            f"{self.path / FEATURES_FOLDER / name}: row {row} is not in its file, but its shard is "
+            "committed. Was the store copied whole? Remove the shard's receipt, and `muse extract` "
+            "writes it again."
+        )
 
     @cached_property
     def _tokens(self) -> RowArray:

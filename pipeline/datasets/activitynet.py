@@ -28,9 +28,10 @@ def read_split(root: Path, split: str) -> Texts:
 
 def _ids(root: Path, name: str) -> list[str] | None:
     try:
-        ids: list[str] = read_json(annotation_file(root, name))
+        file = annotation_file(root, name)
     except ManifestError:
         return None
+    ids: list[str] = read_json(file)
     return ids
 
 

@@ -4,6 +4,7 @@ A reader turns a benchmark's annotation files into texts per video and split; wh
 and which are missing is decided here, once for all.
 """
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -59,8 +60,16 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
         raise ManifestError(f"dataset {name!r}: choose one of {', '.join(benchmarks())}.")
     folder = VideoFolder(root)
     chosen = tuple(dict.fromkeys(splits))
-    captions = [caption for split in chosen for caption in _captions(benchmark, root, split)]
-    ids = dict.fromkeys(caption.video_id for caption in captions)
+    if len({_head_split(split) for split in chosen}) < len(chosen):
+        raise ManifestError(f"splits {', '.join(chosen)}: these overlap. Choose one of them.")
+    texts_of = {split: _read_split(benchmark, root, split) for split in chosen}
+    captions = [
+        Caption(video_id=video_id, text=text, split=_head_split(split))
+        for split, texts in texts_of.items()
+        for video_id in texts
+        for text in texts[video_id]
+    ]
+    ids = dict.fromkeys(video_id for texts in texts_of.values() for video_id in texts)
     videos = tuple(VideoRef(video_id=i, path=_find(folder, benchmark, i)) for i in ids)
     if not videos:
         raise ManifestError(
@@ -76,24 +85,25 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
     )
 
 
-def _captions(benchmark: Benchmark, root: Path, split: str) -> list[Caption]:
+def _head_split(split: str) -> str:
+    """Both training sets of MSR-VTT are ``train`` to a head."""
+    return split.partition("-")[0]
+
+
+def _read_split(benchmark: Benchmark, root: Path, split: str) -> Texts:
     if split not in benchmark.splits:
         raise ManifestError(
             f"split {split!r}: {benchmark.title} has {', '.join(benchmark.splits)}."
         )
-    name = split.partition("-")[0]  # both training sets of MSR-VTT are "train" to a head
     try:
-        texts_of = benchmark.read_split(root, split)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        return benchmark.read_split(root, split)
+    except ManifestError:
+        raise
+    except (KeyError, TypeError, AttributeError, OSError, csv.Error, ValueError) as error:
         raise ManifestError(
             f"{root}: the files of {benchmark.title} {split} have another form than expected "
             f"({type(error).__name__}: {error}). {benchmark.read_split.__module__} says which."
         ) from error
-    return [
-        Caption(video_id=video_id, text=text, split=name)
-        for video_id, texts in texts_of.items()
-        for text in texts
-    ]
 
 
 def _find(folder: VideoFolder, benchmark: Benchmark, video_id: str) -> Path | None:

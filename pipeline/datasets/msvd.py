@@ -19,7 +19,7 @@ def read_split(root: Path, split: str) -> Texts:
     """The captions of each video of a split."""
     captions = read_json(annotation_file(root, "captions_msvd.json"))
     ids = read_lines(annotation_file(root, f"{split}_list.txt"))
-    return {video_id: list(captions[video_id]) for video_id in ids if video_id in captions}
+    return {video_id: list(captions.get(video_id, [])) for video_id in ids}
 
 
 MSVD = Benchmark(title="MSVD", splits=("train", "val", "test"), read_split=read_split)

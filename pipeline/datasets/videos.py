@@ -4,6 +4,7 @@ Users' files seldom have the extension, or the folder, that an annotation file w
 are matched on the path, then on the name, then on the stem, and an ambiguous one is an error.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,21 +47,22 @@ class VideoFolder:
     def find(self, name: str) -> Path | None:
         """The file that a name means: a path below the folder, a file name, or a stem.
 
+        The extension may differ. A folder in the name may not: ``sports/2.mp4`` never means
+        ``cooking/2.mp4``. An absolute name outside the folder goes by its last part.
+
         Raises:
             ManifestError: If the name fits several files.
         """
-        direct = self.root / name
-        # An absolute name leaves the folder, where files have no id; its stem may still fit.
-        if name and direct.is_relative_to(self.root) and _is_file(direct):
+        direct = Path(os.path.normpath(self.root / name))
+        is_below = direct.is_relative_to(self.root)
+        if is_below and _is_file(direct):
             return direct
-        # "clip.v2" has a stem of its own; the stem of the name is tried last.
-        for candidates in (
-            self._by_name.get(name),
-            self._by_stem.get(name),
-            self._by_stem.get(Path(name).stem),
-        ):
-            if candidates:
-                return _only(candidates, name)
+        bare = direct.stem if direct.suffix.lower() in VIDEO_SUFFIXES else direct.name
+        has_folder = is_below and direct.parent != self.root
+        for candidates in (self._by_name.get(direct.name, []), self._by_stem.get(bare, [])):
+            fitting = [f for f in candidates if not has_folder or f.parent == direct.parent]
+            if fitting:
+                return _only(fitting, name)
         return None
 
 

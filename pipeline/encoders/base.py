@@ -6,6 +6,7 @@ space. It knows nothing of videos, files of ours or Ray.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -41,7 +42,7 @@ def build_encoder(spec: str, *, device: str, precision: Precision) -> Encoder:
 
     Args:
         spec: ``openclip:MODEL/PRETRAINED`` or ``conse``.
-        device: ``cpu``, ``cuda`` or ``cuda:0``.
+        device: ``cpu`` or ``cuda``.
         precision: Of the matrix products; ``auto`` is bf16 on a GPU and fp32 elsewhere.
 
     Raises:
@@ -63,6 +64,18 @@ def build_encoder(spec: str, *, device: str, precision: Precision) -> Encoder:
     )
 
 
+def absolute_spec(spec: str) -> str:
+    """The spec with a relative file or folder in it made absolute: workers have other folders."""
+    kind, _, rest = spec.partition(":")
+    if kind != "openclip":
+        return spec
+    if rest.startswith("local-dir:"):
+        return f"openclip:local-dir:{Path(rest.removeprefix('local-dir:')).absolute()}"
+    model, _, pretrained = rest.partition("/")
+    is_file = not rest.startswith("hf-hub:") and Path(pretrained).is_file()
+    return f"openclip:{model}/{Path(pretrained).absolute()}" if is_file else spec
+
+
 def resolve_device(device: str) -> str:
     """``auto`` resolved to ``cuda`` where there is a GPU, else ``cpu``.
 
@@ -71,7 +84,9 @@ def resolve_device(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device not in ("cpu", "cuda"):
+        raise EncoderError(f"device {device!r}: choose auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
         raise EncoderError(f"device {device!r}: torch sees no CUDA device. Use --device cpu.")
     return device
 

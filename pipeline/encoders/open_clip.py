@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,8 +143,7 @@ def _pretrained_model(name: str, model_name: str, pretrained: str) -> Any:
             f"{model_name}: {_tags_of(model_name)}."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries, on their own deprecations
+        with _quiet_libraries():
             return open_clip.create_model(
                 model_name, pretrained=pretrained or None, require_pretrained=True
             )
@@ -177,13 +177,22 @@ def _random_model(model_name: str, pretrained: str) -> Any:
     logger.warning(
         "openclip:%s/%s: random weights; its scores mean nothing", model_name, pretrained
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet_libraries():
         torch.manual_seed(int(seed))
-        logging.getLogger().disabled, before = True, logging.getLogger().disabled
-        try:
-            return open_clip.create_model(model_name, pretrained=None)
-        finally:
-            logging.getLogger().disabled = before
+        return open_clip.create_model(model_name, pretrained=None)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without a hub's ten lines on each retry: what counts of them comes in our own error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, on their own deprecations
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _check_activation(model_name: str, pretrained: str) -> None:

@@ -22,6 +22,10 @@ class EncoderError(MuseError, RuntimeError):
     """An encoder can't be built: unknown name, missing weights, missing package."""
 
 
+class WorkerError(MuseError, RuntimeError):
+    """A worker process can't be started, or died beyond all retries."""
+
+
 class StoreError(MuseError, OSError):
     """A feature store can't be read or written."""
 

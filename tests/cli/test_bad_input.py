@@ -12,9 +12,9 @@ from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 Muse = Callable[..., Outcome]
 
 
-def _is_one_line(outcome: Outcome, *words: str) -> None:
-    """Exit code 1 and one line on stderr that holds the words; before it, progress at the most."""
-    assert outcome.code == 1
+def _is_one_line(outcome: Outcome, *words: str, code: int = 1) -> None:
+    """The exit code, and one line on stderr that holds the words; before it, progress only."""
+    assert outcome.code == code
     *progress, line = outcome.err.splitlines()
     assert line.startswith("muse: ")
     assert all(before.startswith("folder: ") for before in progress)
@@ -154,14 +154,35 @@ def test_a_split_that_is_not_there_lists_those_that_are(muse: Muse, store: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--encoder", "clip"), ("'clip'", "openclip:MODEL/PRETRAINED")),
         (("--num-frames", "0"), ("num_frames 0",)),
+        (("--num-decoders", "0"), ("num_decoders 0",)),
+        (("--num-encoders", "-1"), ("num_encoders -1",)),
+        (("--decode-timeout", "0"), ("decode_timeout 0",)),
+        (("--sampling", "uniform", "--fps", "2"), ("takes no rate",)),
         (("--fps", "0"), ("fps 0",)),
         (("--shard-size", "0"), ("shard_size 0",)),
         (("--dataset", "msvd"), ("does not go with --dataset",)),
     ],
 )
 def test_values_out_of_range(
+    muse: Muse,
+    corpus: tuple[Path, Path],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    outcome = muse("extract", corpus[0], "--out", tmp_path / "s", "--engine", "local", *arguments)
+    _is_one_line(outcome, *words, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--encoder", "clip"), ("'clip'", "openclip:MODEL/PRETRAINED")),
+        (("--encoder", "conse", "--device", "gpu"), ("'gpu'", "auto, cpu or cuda")),
+    ],
+)
+def test_encoders_and_devices_that_there_are_not(
     muse: Muse,
     corpus: tuple[Path, Path],
     tmp_path: Path,

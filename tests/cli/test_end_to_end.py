@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from muse.cli.search import print_answers
 from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 Muse = Callable[..., Outcome]
@@ -83,6 +84,7 @@ def test_a_second_run_does_nothing_and_says_so(
     assert "Nothing to do" in muse("train-head", store, "--out", tmp_path / "run", *TRAIN).out
 
 
+@pytest.mark.slow
 def test_a_lost_receipt_brings_the_same_bytes_back(
     muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path
 ) -> None:
@@ -124,3 +126,12 @@ def test_store_info_names_encoder_splits_and_counts(muse: Muse, store: Path) -> 
     content = json.loads(muse("store", "info", store, "--json").out)
     assert content["header"]["sampling"] == {"kind": "fps", "num_frames": 3, "fps": 1.0}
     assert content["counts"]["ok"] == 6
+
+
+def test_search_prints_names_with_brackets_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["Cat video [dQw4w9WgXcQ].mp4", "a [/x].mp4"]
+    print_answers(names, [0.5, 0.25], as_json=False)
+    output = capsys.readouterr().out
+    assert all(name in output for name in names)

@@ -97,13 +97,19 @@ def test_unknown_backend_is_named_with_the_choices() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("scan", [mamba_ssm.selective_scan, cpu.selective_scan])
-def test_scan_on_the_gpu_agrees_with_the_reference(scan: SelectiveScan, cuda: torch.device) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+def test_scan_on_the_gpu_agrees_with_the_reference(
+    scan: SelectiveScan, dtype: torch.dtype, tolerance: float, cuda: torch.device
+) -> None:
     if scan is mamba_ssm.selective_scan and mamba_ssm.why_unavailable() is not None:
         pytest.skip(f"mamba-ssm: {mamba_ssm.why_unavailable()}")
-    inputs = scan_inputs(2, 3, 300, 32, 16, torch.float32)
+    u, delta, A, B, C, D, bias = scan_inputs(2, 3, 300, 32, 16, torch.float32)
+    u, delta, B, C = (tensor.to(dtype) for tensor in (u, delta, B, C))  # as under autocast
+    inputs = [u, delta, A, B, C, D, bias]
     exact = [tensor.double() for tensor in inputs]
     wanted = output_and_gradients(reference.selective_scan, exact)
     found = output_and_gradients(scan, [tensor.to(cuda) for tensor in inputs])
+    assert found[0].dtype == dtype
     for found_tensor, wanted_tensor in zip(found, wanted, strict=True):
         difference = (found_tensor.cpu().double() - wanted_tensor).norm()
-        assert difference < 1e-4 * wanted_tensor.norm()
+        assert difference < tolerance * wanted_tensor.norm()

@@ -196,6 +196,7 @@ def texts_of(name: str, root: Path, *splits: str) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "splits", "num_videos", "num_captions"),
     [
@@ -220,6 +221,7 @@ def test_the_1k_test_of_msrvtt_has_995_distinct_captions(real_data: Path) -> Non
     assert len(Counter(text for each in texts.values() for text in each)) == 995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "split", "num_present"),
     [("msvd", "test", 18), ("msvd", "val", 4), ("msrvtt", "test", 1), ("activitynet", "test", 1)],

@@ -64,7 +64,7 @@ def test_a_surprise_in_decoding_is_a_failure_of_its_video(
     def surprised(*args: object, **settings: object) -> Clip:
         raise error
 
-    monkeypatch.setattr("muse.pipeline.decode.decode_clip", surprised)
+    monkeypatch.setattr("muse.pipeline.decoder.decode_clip", surprised)
     failure = attempt(make_task(tmp_path / "clip.mp4"))
     assert isinstance(failure, Failure)
     assert failure.reason == reason

@@ -8,6 +8,7 @@ import pytest
 from muse.errors import ManifestError
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.datasets.videos import VideoFolder
+from muse.pipeline.plan import sorted_listing
 from muse.pipeline.records import Listing
 
 
@@ -120,3 +121,30 @@ def test_a_relative_folder_gives_absolute_paths_for_workers_elsewhere(
     assert [video.path for video in listing.videos] == [
         folder / video.video_id for video in listing.videos
     ]
+
+
+def test_a_name_with_a_folder_never_means_a_file_of_another_folder(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for name in ("cooking/0002.mp4", "sports/0001.mp4"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    found = paths(listed(root, ["sports/0002.mp4", "sports/0001"]), root)
+    assert found == {
+        "cooking/0002.mp4": "cooking/0002.mp4",
+        "sports/0001.mp4": "sports/0001.mp4",
+        "sports/0002.mp4": None,
+    }
+
+
+def test_only_the_extension_of_a_video_is_cut_off(folder: Path) -> None:
+    assert VideoFolder(folder).find("a.1") is None
+
+
+def test_a_path_with_dots_is_the_file_it_leads_to(folder: Path) -> None:
+    assert VideoFolder(folder).find("sub/../sub/b.avi") == folder / "sub/b.avi"
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_what_to_do(folder: Path) -> None:
+    (folder / "caf\udce9.mp4").touch()
+    with pytest.raises(ManifestError, match=r"not valid UTF-8.*Rename"):
+        sorted_listing(list_folder(folder, None))

@@ -43,7 +43,7 @@ def test_fps_instants_follow_the_rate() -> None:
 
 
 def test_the_policy_chooses_the_function() -> None:
-    uniform = instants(10.0, Sampling(kind="uniform", num_frames=5, fps=2.0))
+    uniform = instants(10.0, Sampling(kind="uniform", num_frames=5))
     regular = instants(10.0, Sampling(kind="fps", num_frames=5, fps=0.5))
     assert (uniform.tolist(), regular.tolist()) == ([1, 3, 5, 7, 9], [0, 2, 4, 6, 8])
 

@@ -351,3 +351,16 @@ def test_a_lost_shard_is_an_error_and_not_zeros(
     (store.path / "features.zarr/tokens/c/0/0/0/0").unlink()
     with pytest.raises(StoreError, match="but its shard is committed"):
         open_store(store.path).read_clip(1)
+
+
+@pytest.mark.parametrize("lost", ["valid/c/0/0", "captions/c/0/0"])
+def test_a_lost_chunk_is_an_error_and_not_zeros(
+    make_store: MakeStore, make_tokens: MakeTokens, lost: str
+) -> None:
+    store = make_store(2)
+    store.write_video_shard(0, 0, [make_tokens(0), make_tokens(1)])
+    store.write_caption_shard(0, 0, np.ones((4, 4), dtype=np.float16))
+    (store.path / "features.zarr" / lost).unlink()
+    opened = open_store(store.path)
+    with pytest.raises(StoreError, match="but its shard is committed"):
+        _ = opened.read_clip(0), opened.read_caption_embeddings(np.arange(4))
