@@ -216,7 +216,11 @@ def _bar() -> Progress:
 def _progress_note(progress: "ExtractProgress") -> str:
     left = progress.seconds_left
     parts = [f"{progress.videos_per_second:.1f} videos/s", f"{progress.num_failed} failed"]
-    return ", ".join(parts + ([f"{duration_text(left)} left"] if left is not None else []))
+    if progress.num_decoded >= progress.num_videos:
+        parts.append("all decoded, encoding the last ones and the captions")
+    elif left is not None:
+        parts.append(f"{duration_text(left)} left")
+    return ", ".join(parts)
 
 
 def _progress_event(progress: "ExtractProgress") -> dict[str, object]:
