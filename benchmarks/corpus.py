@@ -37,7 +37,7 @@ def write_clip(
     with av.open(str(folder / "videos" / f"clip{number:06d}.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"preset": "veryfast", "g": str(gop)}
+        stream.options = {"preset": "veryfast", "g": str(gop), "threads": "1"}
         for frame_number in range(num_frames):
             image = np.roll(texture, frame_number // 2, axis=1)[:height, :width].copy()
             image += rng.integers(0, 12, image.shape)

@@ -44,15 +44,15 @@ class RayEngine:
     def __init__(
         self, encoder: EncoderSetting, workers: Workers, *, address: str | None = None
     ) -> None:
+        if encoder.device not in ("auto", "cpu", "cuda"):
+            raise EncoderError(f"device {encoder.device!r}: choose auto, cpu or cuda.")
         self._started_ray = _connect(address, num_cpus=workers.num_decoders)
         # The cluster is asked, not this process: a driver may well have no GPU.
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         device = encoder.device
-        if device not in ("auto", "cpu", "cuda"):
-            raise EncoderError(f"device {device!r}: choose auto, cpu or cuda.")
         if device == "auto":
             device = "cuda" if num_gpus else "cpu"
-        on_gpu = device.startswith("cuda")
+        on_gpu = device == "cuda"
         if on_gpu and not num_gpus:
             self.close()
             raise EncoderError(f"device {device!r}: this Ray has no GPU. Use --device cpu.")
