@@ -34,7 +34,7 @@ def encoder_of(grid: int, dim: int) -> EncoderInfo:
         size=224, resize_to=224, interpolation="bicubic", mean=unit[0], std=unit[1]
     )
     return EncoderInfo(
-        spec="random", weights_sha256="0" * 64, dim=dim, grid=grid,
+        spec="random", weights_sha256="0" * 64, dim=dim, grid=grid, width=dim, num_blocks=0,
         tokens_per_frame=1 + grid * grid,
         precision="fp32", logit_scale=math.log(100), preprocessing=crop,
     )  # fmt: skip

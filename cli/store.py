@@ -34,12 +34,12 @@ def _describe(store: "FeatureStore") -> dict[str, Any]:
     splits = Counter(caption.split for caption in store.captions)
     reasons = Counter(failure.reason for failure in store.failures)
     return {
-        "path": str(store.path),
+        "path": store.location,
         "header": store.header.as_json(),
         "counts": {name: getattr(counts, name) for name in counts.__slots__},
         "captions_by_split": dict(sorted(splits.items())),
         "failures_by_reason": dict(sorted(reasons.items())),
-        "size_bytes": _size_bytes(store.path),
+        "size_bytes": _size_bytes(Path(store.location)),
     }
 
 

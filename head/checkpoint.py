@@ -166,10 +166,10 @@ def open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:
         write_config(run, wanted)
         return
     found = read_config(run)
-    require_same_features(store.header, found.store, what=str(store.path))
+    require_same_features(store.header, found.store, what=store.location)
     if found.store.listing_sha256 != wanted.store.listing_sha256:
         raise IncompatibleStoreError(
-            f"{store.path}: listing_sha256 differs from the store that {run} was made from: it "
+            f"{store.location}: listing_sha256 differs from the store that {run} was made from: it "
             "lists other videos or captions. Use that store, or name a new folder with --out."
         )
     for name, old, new in _settings(found, wanted):
@@ -199,7 +199,7 @@ def load_head(run: Path, store: FeatureStore, *, scan: ScanBackend = "auto") -> 
         IncompatibleStoreError: If the store holds features of another kind, naming the field.
     """
     config = read_config(run)
-    require_same_features(store.header, config.store, what=str(store.path))
+    require_same_features(store.header, config.store, what=store.location)
     path = run / HEAD_FILE
     if not path.is_file():
         raise CheckpointError(

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from muse.errors import IncompatibleStoreError, StoreError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SamplingKind = Literal["uniform", "fps"]
 
 
@@ -57,6 +57,8 @@ class Preprocessing:
     """Subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float]
     """Divided by, after the mean."""
+    resize: Literal["pil"] = "pil"
+    """Which implementation of the filter: no two give the same pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +75,32 @@ class EncoderInfo:
     """K = 1 + P, class token first."""
     grid: int
     """G, patches along one side; P = G * G."""
+    width: int
+    """W, width of the tokens before the projection."""
+    num_blocks: int
+    """Blocks of the image transformer; 0 where the image tower is none."""
     precision: Literal["fp32", "bf16", "fp16"]
     """Of the matrix products; what is stored is float16 always."""
     logit_scale: float
     """Natural logarithm of the factor on the cosine; where a head's own begins."""
     preprocessing: Preprocessing
+    token_layout: Literal["class-first"] = "class-first"
+    """Class token, then the patches in raster order, none normalised."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Golden:
+    """What the encoder made of muse's built-in clip and caption: base64 of little-endian float16.
+
+    Compared at every start, so that a library that changes features is caught before it writes.
+    """
+
+    class_token: str
+    """(D,) of the built-in frame."""
+    mean_patch: str
+    """(D,) mean of the frame's patch tokens."""
+    text: str
+    """(D,) of the built-in caption."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +121,10 @@ class StoreHeader:
     """Videos a forward pass; a video's place in its batch is fixed, so its bits are."""
     listing_sha256: str
     """Over the ids of the videos and over the captions, in row order."""
+    views: tuple[str, ...] = ("tokens",)
+    """What is kept of each video, by the names that ``--views`` takes (`muse.pipeline.views`)."""
+    golden: Golden | None = None
+    """None in stores that tests make without an encoder."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
     format_version: int = FORMAT_VERSION
@@ -136,6 +163,9 @@ def header_from_json(content: object, *, source: str) -> StoreHeader:
         crop = dict(_mapping(encoder.pop("preprocessing"), source=source))
         crop["mean"], crop["std"] = tuple(crop["mean"]), tuple(crop["std"])
         sampling = Sampling(**_mapping(fields.pop("sampling"), source=source))
+        golden = fields.pop("golden")
+        fields["golden"] = golden and Golden(**_mapping(golden, source=source))
+        fields["views"] = tuple(fields["views"])
         info = EncoderInfo(**encoder, preprocessing=Preprocessing(**crop))
         return StoreHeader(**fields, encoder=info, sampling=sampling)
     except (KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ video, H and W pixels, K tokens per frame (1 + P, class token first), D width of
 (docs/glossary.md).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,7 +26,9 @@ FailureReason = Literal[
     "crashed",  # the decoding process died
     "timeout",  # the decoding process was killed after its time limit
     "out_of_memory",
+    "too_long",  # longer than --max-duration: skipped, not failed
 ]
+SKIP_REASONS: frozenset[str] = frozenset({"too_long"})
 FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
 
 
@@ -64,6 +67,16 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """A video's file as it was when it was decoded."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str | None = None
+    """Of its bytes, where they were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
     """The frames sampled from one video, cropped to the encoder's input."""
 
@@ -72,6 +85,8 @@ class Clip:
     """(T', H, W, 3) RGB, T' <= T: distinct frames only, none repeated."""
     pts_seconds_T: NDArray[np.float64]
     """(T',) presentation times from the first frame of the stream, strictly increasing."""
+    source: SourceFile | None = None
+    """The file it came from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +103,22 @@ class ClipTokens:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipFeatures:
+    """One video as it is stored: every array of every view, padded to T."""
+
+    video_id: str
+    arrays: Mapping[str, NDArray[Any]]
+    """By the array's name in the store, one video's row each (`muse.pipeline.views`)."""
+    valid_T: NDArray[np.bool_]
+    """(T,) True for a frame, False for padding; padding is at the end."""
+    pts_seconds_T: NDArray[np.float64]
+    """(T,) NaN where ``valid_T`` is False."""
+    source: SourceFile | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a listed video has no features."""
+    """Why a listed video has no features: it failed, or was skipped by a rule of the run."""
 
     video_id: str
     path: str
@@ -98,6 +127,11 @@ class Failure:
     """One of `FAILURE_REASONS`."""
     message: str
     """What was expected and found, with libav's own words where it spoke."""
+
+    @property
+    def is_skipped(self) -> bool:
+        """True if nothing is wrong with the video: the run was told to leave it out."""
+        return self.reason in SKIP_REASONS
 
     def as_json(self) -> dict[str, Any]:
         """The line of ``failures.jsonl``."""

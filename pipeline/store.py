@@ -22,11 +22,12 @@ HEADER_FILE = "store.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreCounts:
-    """Where a store stands; ``listed = ok + failed + pending`` always."""
+    """Where a store stands; ``listed = ok + failed + skipped + pending`` always."""
 
     listed: int
     ok: int
     failed: int
+    skipped: int
     pending: int
     captions: int
     captions_embedded: int
@@ -36,8 +37,8 @@ class FeatureStore(Protocol):
     """A store that can be read. Letters: N videos, Q captions, T frames, K tokens, D width."""
 
     @property
-    def path(self) -> Path:
-        """The store's folder."""
+    def location(self) -> str:
+        """Where it is: a folder, a file or a URL, as it is written in messages."""
         ...
 
     @property
@@ -67,7 +68,20 @@ class FeatureStore(Protocol):
 
     @property
     def failures(self) -> Sequence[Failure]:
-        """Videos whose shard is committed without them, in row order."""
+        """Videos whose shard is committed without them, failed and skipped, in row order."""
+        ...
+
+    @property
+    def root_sha256(self) -> str:
+        """A hash over all that is committed: header, listing, every file, every failure's reason.
+
+        Equal for two runs of the same extraction, however they were disturbed.
+        """
+        ...
+
+    @property
+    def timestamps_sha256(self) -> str:
+        """A hash over the videos with features and the frames that were really decoded."""
         ...
 
     def counts(self) -> StoreCounts:

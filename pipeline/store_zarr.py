@@ -32,6 +32,21 @@ class ZarrStore:
         self.path = path
         self.header = header
 
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    @property
+    def root_sha256(self) -> str:
+        """Of all that is committed."""
+        raise NotImplementedError
+
+    @property
+    def timestamps_sha256(self) -> str:
+        """Of the frames that were decoded."""
+        raise NotImplementedError
+
     @classmethod
     def open(cls, path: Path) -> "ZarrStore":
         """The store in a folder.
@@ -126,6 +141,7 @@ class ZarrStore:
             listed=self.header.num_videos,
             ok=done - failed,
             failed=failed,
+            skipped=0,
             pending=self.header.num_videos - done,
             captions=self.header.num_captions,
             captions_embedded=int(self.has_embedding_Q.sum()),

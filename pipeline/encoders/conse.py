@@ -62,6 +62,8 @@ class ConseEncoder:
             dim=text_tower.dim,
             tokens_per_frame=1 + _GRID * _GRID,
             grid=_GRID,
+            width=text_tower.dim,
+            num_blocks=0,
             precision=precision,
             logit_scale=math.log(1 / 0.07),  # where CLIP's own began, Radford et al. sec. 2.5
             preprocessing=Preprocessing(

@@ -230,6 +230,8 @@ def _describe(model: Any, name: str, *, precision: Literal["fp32", "bf16", "fp16
         dim=int(visual.proj.shape[1]),
         tokens_per_frame=1 + grid_height * grid_width,
         grid=int(grid_height),
+        width=int(visual.proj.shape[0]),
+        num_blocks=len(visual.transformer.resblocks),
         precision=precision,
         logit_scale=min(float(model.logit_scale.detach()), math.log(100)),
         preprocessing=_preprocessing_of(model, name),

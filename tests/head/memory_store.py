@@ -7,7 +7,6 @@ rotation mean pooling is right from the start.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,8 @@ def make_header(*, num_videos: int, num_captions: int) -> StoreHeader:
         dim=DIM,
         tokens_per_frame=1 + GRID * GRID,
         grid=GRID,
+        width=DIM,
+        num_blocks=2,
         precision="fp32",
         logit_scale=3.0,
         preprocessing=preprocessing,
@@ -59,13 +60,14 @@ class MemoryStore:
         embeddings_QD: NDArray[np.float16],
         has_embedding_Q: NDArray[np.bool_],
     ) -> None:
-        self.path = Path("memory")
+        self.location = "memory"
         self.header = header
         self.video_ids = [f"video{row}" for row in range(len(clips))]
         self.captions = captions
         self.has_features_N = np.array([clip is not None for clip in clips])
         self.has_embedding_Q = has_embedding_Q
         self.failures: Sequence[Failure] = ()
+        self.root_sha256 = self.timestamps_sha256 = header.listing_sha256
         self.reads: list[int] = []
         self._clips = clips
         self._embeddings_QD = embeddings_QD
@@ -76,6 +78,7 @@ class MemoryStore:
             listed=len(self._clips),
             ok=ok,
             failed=0,
+            skipped=0,
             pending=len(self._clips) - ok,
             captions=len(self.captions),
             captions_embedded=int(self.has_embedding_Q.sum()),

@@ -33,6 +33,8 @@ def encoder_info(preprocessing: Preprocessing) -> EncoderInfo:
         dim=DIM,
         tokens_per_frame=TOKENS,
         grid=2,
+        width=DIM,
+        num_blocks=2,
         precision="fp32",
         logit_scale=2.5,
         preprocessing=preprocessing,
@@ -166,6 +168,8 @@ def plain_encoder() -> Callable[..., PlainEncoder]:
             dim=DIM,
             tokens_per_frame=TOKENS,
             grid=2,
+            width=DIM,
+            num_blocks=2,
             precision=precision,  # type: ignore[arg-type]
             logit_scale=2.5,
             preprocessing=preprocessing,
