@@ -14,7 +14,8 @@ import muse
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
 from muse.cli.search import search
-from muse.cli.store import info
+from muse.cli.store import errors, info
+from muse.cli.store_check import diff, verify
 from muse.cli.train_head import train_head
 from muse.errors import MuseError, UsageError
 
@@ -28,13 +29,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at a feature store.", no_args_is_help=True)
+store_app = typer.Typer(
+    help="Look at, check, compare and export a feature store.", no_args_is_help=True
+)
 app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
 app.command()(search)
 app.add_typer(store_app, name="store")
 store_app.command("info")(info)
+store_app.command("errors")(errors)
+store_app.command("verify")(verify)
+store_app.command("diff")(diff)
 
 
 def main() -> None:
@@ -46,12 +52,6 @@ def main() -> None:
 
         print_error(error)
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_OURS)
-
-
-# store_app's only command must not become the group itself.
-@store_app.callback()
-def _store() -> None:
-    pass
 
 
 @app.callback(invoke_without_command=True)

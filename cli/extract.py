@@ -39,6 +39,13 @@ class DatasetFlag(StrEnum):
     didemo = "didemo"
 
 
+class ChangedFlag(StrEnum):
+    """Values of ``--changed``."""
+
+    stat = "stat"
+    content = "content"
+
+
 class PrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 
@@ -49,7 +56,9 @@ class PrecisionFlag(StrEnum):
 
 
 def extract(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the store, made or continued.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Folder or URL (s3://…) of the store, made or continued.")
+    ],
     folder: Annotated[Path | None, typer.Argument(help="Folder of videos, any depth.")] = None,
     captions: Annotated[
         Path | None, typer.Option(help="csv or parquet (video,caption[,split]), json or jsonl.")
@@ -70,6 +79,36 @@ def extract(
         typer.Option(help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts."),
     ] = SamplingFlag.fps,
     fps: Annotated[float, typer.Option(help="Frames a second of --sampling fps.")] = 1.0,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="What is kept of a video, with commas: tokens, int8, class, pooled, unprojected, "
+            "block:K."
+        ),
+    ] = "tokens",
+    append: Annotated[
+        bool, typer.Option("--append", help="Add videos and captions that the store lacks.")
+    ] = False,
+    retry_failed: Annotated[
+        str | None,
+        typer.Option(help="Try failed videos again: all, or reasons such as timeout,crashed."),
+    ] = None,
+    changed: Annotated[
+        ChangedFlag | None,
+        typer.Option(
+            help="Extract files again that have changed: by size and time, or by content hash."
+        ),
+    ] = None,
+    max_failures: Annotated[
+        str, typer.Option(help="Stop when more videos failed: a share such as 1%, or a number.")
+    ] = "100%",
+    dedup: Annotated[
+        bool, typer.Option(help="Decode files with the same bytes once; each keeps its row.")
+    ] = True,
+    content_hash: Annotated[
+        bool,
+        typer.Option("--content-hash", help="Note each file's SHA-256, for --changed content."),
+    ] = False,
     engine: Annotated[
         EngineFlag, typer.Option(help="ray: many cores, GPUs, nodes. local: no Ray.")
     ] = EngineFlag.ray,
@@ -91,32 +130,54 @@ def extract(
     decode_timeout: Annotated[
         float, typer.Option(help="Seconds after which a video is given up.")
     ] = 300.0,
+    decode_memory: Annotated[
+        float, typer.Option(help="GB of memory above which a video is given up; 0 for no limit.")
+    ] = 4.0,
+    max_duration: Annotated[
+        float | None, typer.Option(help="Seconds; longer videos are skipped, and listed as such.")
+    ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on stdout.")
     ] = False,
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
     from muse.cli.progress import ExtractReporter, interruptible
+    from muse.pipeline.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.extract import extract as run_extract
     from muse.pipeline.header import Sampling
+    from muse.pipeline.redo import FailureLimit, RedoRules
     from muse.pipeline.schedule import Workers
+    from muse.pipeline.views import parse_views
 
     config = ExtractConfig(
         out=out,
         encoder=absolute_spec(encoder),
         sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
+        views=parse_views(views),
         engine=engine.value,
         ray_address=ray_address,
         device=device,
         precision=precision.value,
         shard_size=shard_size,
         batch_videos=batch_videos,
+        append=append,
+        finds_duplicates=dedup,
+        hashes_content=content_hash,
+        redo=RedoRules(
+            failed=tuple(_names(retry_failed or "")),
+            changed=changed.value if changed else None,
+        ),
+        max_failures=FailureLimit.parse(max_failures),
         workers=Workers(
             num_decoders=num_decoders,
             num_encoders=num_encoders,
-            decode_timeout_seconds=decode_timeout,
+            limits=DecodeLimits(
+                timeout_seconds=decode_timeout,
+                memory_bytes=round(decode_memory * 1e9) or None,
+                max_duration_seconds=max_duration,
+            ),
         ),
     )
     listing = _listing(folder, captions, dataset, root, split)

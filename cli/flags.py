@@ -1,12 +1,13 @@
 """Flags that several commands share, each described once."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-StoreArgument = Annotated[Path, typer.Argument(help="Folder of the feature store.")]
+StoreArgument = Annotated[
+    str, typer.Argument(help="The feature store: a folder, a URL, or an exported .h5 file.")
+]
 HeadOption = Annotated[
     str, typer.Option("--head", help="Run folder of `muse train-head`, or mean-pool.")
 ]

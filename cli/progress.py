@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,8 +22,9 @@ from muse.cli.report import (
 if TYPE_CHECKING:
     from muse.head.train import StepReport, TrainSummary
     from muse.pipeline.extract import ExtractSummary
-    from muse.pipeline.extract import Progress as ExtractProgress
+    from muse.pipeline.progress import Progress as ExtractProgress
     from muse.pipeline.records import Listing
+    from muse.pipeline.store import StoreCounts
 
 _JSON_EVERY_SECONDS = 1.0
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -113,7 +113,7 @@ class ExtractReporter:
                 note=_progress_note(progress),
             )
 
-    def finish(self, summary: "ExtractSummary", out: Path) -> None:
+    def finish(self, summary: "ExtractSummary", out: str) -> None:
         """The sum: every listed video is ok, failed or pending."""
         counts = summary.counts
         if self._json_lines:
@@ -132,14 +132,13 @@ class ExtractReporter:
         if summary.was_complete:
             print_line(f"Nothing to do: {out} is complete.")
         print_line(
-            f"listed {counts.listed} = ok {counts.ok} + failed {counts.failed}"
-            f" + pending {counts.pending}; captions embedded {counts.captions_embedded}"
+            f"{counts_text(counts)}; captions embedded {counts.captions_embedded}"
             f" of {counts.captions}; {duration_text(summary.elapsed_seconds)}"
         )
         if counts.failed:
             print_line(
-                f"{counts.failed} videos failed: {out / 'failures.jsonl'} says why. "
-                "They stay failed in this store; once mended, they need another --out."
+                f"{counts.failed} videos failed: `muse store errors {out}` says why. Once mended, "
+                "the same command with --retry-failed all tries them again."
             )
 
 
@@ -200,6 +199,15 @@ class TrainReporter:
             f"{summary.num_steps} steps, loss {self._last.loss:.3f}, "
             f"{duration_text(time.monotonic() - self._started)}: {summary.run}"
         )
+
+
+def counts_text(counts: "StoreCounts") -> str:
+    """Where every listed video is: the four always add up."""
+    pending = f" + pending {counts.pending}" if counts.pending else ""
+    return (
+        f"listed {counts.listed} = ok {counts.ok} + failed {counts.failed}"
+        f" + skipped {counts.skipped}{pending}"
+    )
 
 
 def _bar() -> Progress:

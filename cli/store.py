@@ -2,14 +2,19 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from muse.cli.flags import StoreArgument
+from muse.cli.progress import counts_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from muse.pipeline.records import Failure
     from muse.pipeline.store import FeatureStore
 
 
@@ -29,17 +34,66 @@ def info(
         print_line(line)
 
 
+def errors(
+    store: StoreArgument,
+    reason: Annotated[
+        str | None, typer.Option(help="Only these reasons, with commas, such as timeout,crashed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
+) -> None:
+    """Print every video without features: why, at which stage, and libav's words."""
+    from muse.cli.report import print_json_line, print_line, print_table
+    from muse.pipeline.store import open_store
+
+    opened = open_store(store)
+    wanted = {name.strip() for name in (reason or "").split(",") if name.strip()}
+    _require_reasons(wanted)
+    found = [f for f in opened.failures if not wanted or f.reason in wanted]
+    if as_json:
+        for failure in found:
+            print_json_line(failure.as_json())
+        return
+    print_line(counts_text(opened.counts()))
+    if found:
+        print_table(_table_of(found))
+
+
+def _require_reasons(wanted: set[str]) -> None:
+    from muse.errors import UsageError
+    from muse.pipeline.records import FAILURE_REASONS
+
+    unknown = sorted(wanted - set(FAILURE_REASONS))
+    if unknown:
+        raise UsageError(f"--reason {unknown[0]!r}: choose of {', '.join(FAILURE_REASONS)}")
+
+
+def _table_of(failures: "Sequence[Failure]") -> "Table":
+    """The commonest reason first, each with its videos."""
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = Counter(failure.reason for failure in failures)
+    table = Table("reason", "video", "what happened")
+    for failure in sorted(failures, key=lambda f: (-counts[f.reason], f.reason, f.video_id)):
+        # A file's name is no markup, whatever brackets it has.
+        table.add_row(failure.reason, Text(failure.video_id), Text(failure.message))
+    return table
+
+
 def _describe(store: "FeatureStore") -> dict[str, Any]:
     counts = store.counts()
+    failed = [failure for failure in store.failures if not failure.is_skipped]
+    skipped = [failure for failure in store.failures if failure.is_skipped]
     splits = Counter(caption.split for caption in store.captions)
-    reasons = Counter(failure.reason for failure in store.failures)
     return {
         "path": store.location,
         "header": store.header.as_json(),
         "counts": {name: getattr(counts, name) for name in counts.__slots__},
         "captions_by_split": dict(sorted(splits.items())),
-        "failures_by_reason": dict(sorted(reasons.items())),
-        "size_bytes": _size_bytes(Path(store.location)),
+        "failures_by_reason": _by_reason(failed),
+        "skipped_by_reason": _by_reason(skipped),
+        "root_sha256": store.root_sha256,
+        "size_bytes": store.size_bytes(),
     }
 
 
@@ -57,19 +111,22 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "weights": f"sha256 {encoder['weights_sha256']}",
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
         "a video": f"{shape}, class token first",
+        "views": ", ".join(header["views"]),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
-        f" + pending {counts['pending']}",
+        f" + skipped {counts['skipped']} + pending {counts['pending']}",
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"
         f" ({_counted(content['captions_by_split'])})",
         "failures": _counted(content["failures_by_reason"]),
+        "skipped": _counted(content["skipped_by_reason"]),
         "fingerprint": header["fingerprint"],
+        "root": content["root_sha256"],
     }
     return [f"{name:<12} {value}" for name, value in lines.items()]
 
 
+def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:
+    return dict(sorted(Counter(failure.reason for failure in failures).items()))
+
+
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,22 +1,22 @@
-"""Rows of an uncompressed Zarr v3 array, read straight from its files.
+"""Rows of an uncompressed Zarr v3 array, straight from and to its files.
 
 A store's arrays have one form (docs/store-format.md): little-endian, no compression, rows along the
 first axis, one row an inner chunk where there are shards. A row is then a range of bytes, and one
-read gets it: several times the speed of a general reader, and no import of zarr. An array of
-another form is refused. Knows nothing of stores; a row that was never written reads as the fill
+read gets it: several times the speed of a general reader, and no import of zarr. A shard is made
+whole in memory, rows in order, so that its bytes follow from its rows alone. An array of another
+form is refused. Knows nothing of what rows mean; a row that was never written reads as the fill
 value, so whoever asks has to know what was written.
 """
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
+from muse.pipeline.storage import Storage
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _PLAIN_CODECS: tuple[object, ...] = ([_BYTES], [{"name": "bytes"}])  # a bool has no byte order
@@ -24,6 +24,7 @@ _INDEX_CODECS = [_BYTES, {"name": "crc32c"}]
 _CHECKSUM_BYTES = 4
 _ABSENT = 2**64 - 1  # offset of an inner chunk that was not written
 _FILL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_SHARDS_KEPT = 4096  # whose index is kept in memory
 _WHOLE_CHUNK_FROM = 16  # of a chunk's rows, one in so many wanted: then it is read whole
 
 
@@ -31,22 +32,24 @@ class RowArray:
     """An array on disk whose rows can be read.
 
     Args:
-        path: Folder of the array, the one with its ``zarr.json``.
+        storage: Where the array is.
+        folder: Its name there, the folder with its ``zarr.json``.
 
     Raises:
         StoreError: If its metadata can't be read or describe another form.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        metadata = _read_metadata(path)
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._where = f"{storage.location}/{folder}"
+        metadata = _read_metadata(storage, folder)
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         self._fill_value = _FILL.get(metadata["fill_value"], metadata["fill_value"])
-        self._rows_per_file, self._is_sharded = _layout(path, metadata)
+        self._rows_per_file, self._is_sharded = _layout(self._where, metadata)
         self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        # Bounded: a million videos are 15,000 shards.
-        self._offsets = lru_cache(maxsize=4096)(self._read_offsets)
+        self._offsets_of: dict[int, tuple[object, NDArray[np.uint64]]] = {}
 
     def row(self, index: int) -> NDArray[Any]:
         """One row, ``shape[1:]``.
@@ -83,75 +86,134 @@ class RowArray:
         """The whole array."""
         return self.rows(np.arange(self.shape[0]))
 
-    def file(self, index: int) -> Path:
-        """The file of the rows from ``index`` times the rows a file on."""
-        return self._path.joinpath("c", str(index), *["0"] * (len(self.shape) - 1))
+    def file(self, index: int) -> str:
+        """The name of the file of the rows from ``index`` times the rows a file on."""
+        return chunk_name(self._folder, index, len(self.shape))
 
     def _whole_chunk(self, file_index: int) -> NDArray[Any]:
         shape = (self._rows_per_file, *self.shape[1:])
         chunk = np.full(shape, self._fill_value, self.dtype)
-        if self.file(file_index).is_file():
+        if self._storage.size(self.file(file_index)) is not None:
             self._read_into(chunk, self.file(file_index), 0)
         return chunk
 
     def _offset(self, file_index: int, place: int) -> int | None:
         """Where a row begins in its file; None if it was not written."""
         if not self._is_sharded:
-            return place * self._row_bytes if self.file(file_index).is_file() else None
+            found = self._storage.size(self.file(file_index))
+            return None if found is None else place * self._row_bytes
         offsets = self._offsets(file_index)
         offset = _ABSENT if offsets is None else int(offsets[place])
         return None if offset == _ABSENT else offset
 
-    def _read_offsets(self, file_index: int) -> NDArray[np.uint64] | None:
-        """The index at a shard's end: an offset and a length for each inner chunk."""
+    def _offsets(self, file_index: int) -> NDArray[np.uint64] | None:
+        """Of a shard's rows, kept for as long as the file is the same one."""
         file = self.file(file_index)
-        if not file.is_file():
+        identity = self._storage.identity(file)
+        if identity is None:
             return None
+        kept = self._offsets_of.get(file_index)
+        if kept is None or kept[0] != identity:
+            if len(self._offsets_of) >= _SHARDS_KEPT:  # a million videos are 15,625 shards
+                self._offsets_of.pop(next(iter(self._offsets_of)))
+            kept = self._offsets_of[file_index] = (identity, self._read_offsets(file))
+        return kept[1]
+
+    def _read_offsets(self, file: str) -> NDArray[np.uint64]:
+        """The index at a shard's end: an offset and a length for each inner chunk."""
         index = np.empty((self._rows_per_file, 2), np.dtype("<u8"))
-        start = file.stat().st_size - index.nbytes - _CHECKSUM_BYTES
+        start = (self._storage.size(file) or 0) - index.nbytes - _CHECKSUM_BYTES
         self._read_into(index, file, max(start, 0))
         offsets, lengths = index[:, 0], index[:, 1]
         written = offsets != _ABSENT
         ends = offsets[written] + lengths[written]
         if (lengths[written] != self._row_bytes).any() or (ends > max(start, 0)).any():
-            raise _damaged(file)
+            raise self._damaged(file)
         return offsets
 
-    def _read_into(self, target: NDArray[Any], file: Path, offset: int) -> None:
+    def _read_into(self, target: NDArray[Any], file: str, offset: int) -> None:
+        buffer = target.reshape(-1).view(np.uint8).data
         try:
-            with file.open("rb", buffering=0) as stream:
-                stream.seek(offset)
-                buffer = target.reshape(-1).view(np.uint8).data
-                num_read = 0
-                while step := stream.readinto(buffer[num_read:]):  # network disks give less
-                    num_read += step
+            num_read = self._storage.read_into(file, buffer, offset=offset)
         except OSError as error:
-            raise StoreError(f"{file}: can't be read ({error.strerror}).") from error
+            words = error.strerror or error
+            raise StoreError(
+                f"{self._storage.location}/{file}: can't be read ({words})."
+            ) from error
         if num_read != target.nbytes:
-            raise _damaged(file)
+            raise self._damaged(file)
+
+    def _damaged(self, file: str) -> StoreError:
+        return StoreError(
+            f"{self._storage.location}/{file}: damaged or cut short. `muse store verify --repair` "
+            "and then `muse extract` write its shard again."
+        )
 
 
-def _damaged(file: Path) -> StoreError:
-    return StoreError(
-        f"{file}: damaged or cut short. Remove its shard's receipt, and `muse extract` writes it "
-        "again."
-    )
+def chunk_name(folder: str, index: int, num_axes: int) -> str:
+    """The name of an array's file that holds shard or chunk ``index`` of the first axis."""
+    return "/".join([folder, "c", str(index), *["0"] * (num_axes - 1)])
 
 
-def _read_metadata(path: Path) -> Mapping[str, Any]:
-    source = path / "zarr.json"
+def shard_content(
+    rows: Mapping[int, NDArray[Any]], *, rows_per_shard: int
+) -> list[memoryview | bytes]:
+    """A shard file in pieces: its rows in order, then the index of Zarr v3's sharding codec.
+
+    Args:
+        rows: By place in the shard, each of one shape and type.
+        rows_per_shard: Places, written or not.
+    """
+    index = np.full((rows_per_shard, 2), _ABSENT, np.dtype("<u8"))
+    pieces: list[memoryview | bytes] = []
+    offset = 0
+    for place in sorted(rows):
+        row = np.ascontiguousarray(rows[place])
+        index[place] = offset, row.nbytes
+        offset += row.nbytes
+        pieces.append(row.reshape(-1).view(np.uint8).data)
+    checksum = _crc32c(index.tobytes())
+    return [*pieces, index.tobytes() + checksum.to_bytes(_CHECKSUM_BYTES, "little")]
+
+
+def chunk_content(block: NDArray[Any], *, rows_per_chunk: int, fill_value: object) -> bytes:
+    """A whole chunk of an array without shards; rows that are not given are the fill value."""
+    chunk = np.full((rows_per_chunk, *block.shape[1:]), fill_value, block.dtype)
+    chunk[: len(block)] = block
+    return chunk.tobytes()
+
+
+def _crc32c_of_byte(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli, RFC 3720 app. B.4
+    return byte
+
+
+_CRC32C = tuple(map(_crc32c_of_byte, range(256)))
+
+
+def _crc32c(content: bytes) -> int:
+    """The checksum that Zarr's index carries; a kilobyte a shard, so plain Python will do."""
+    state = 0xFFFFFFFF
+    for byte in content:
+        state = state >> 8 ^ _CRC32C[(state ^ byte) & 0xFF]
+    return state ^ 0xFFFFFFFF
+
+
+def _read_metadata(storage: Storage, folder: str) -> Mapping[str, Any]:
     try:
-        metadata: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+        metadata: dict[str, Any] = json.loads(storage.read(f"{folder}/zarr.json"))
         np.dtype(metadata["data_type"]), len(metadata["shape"]), metadata["codecs"][0]["name"]
         metadata["chunk_grid"]["configuration"]["chunk_shape"][0], metadata["fill_value"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(
-            f"{source}: can't be read as an array ({error}). Extract into another --out."
+            f"{storage.location}/{folder}/zarr.json: can't be read as an array ({error}). "
+            "Extract into another --out."
         ) from error
     return metadata
 
 
-def _layout(path: Path, metadata: Mapping[str, Any]) -> tuple[int, bool]:
+def _layout(where: str, metadata: Mapping[str, Any]) -> tuple[int, bool]:
     """Rows a file, and whether the file is a shard.
 
     Raises:
@@ -172,6 +234,6 @@ def _layout(path: Path, metadata: Mapping[str, Any]) -> tuple[int, bool]:
         ):
             return int(file_shape[0]), True
     raise StoreError(
-        f"{path}: its codecs are not those of a muse store ({json.dumps(codecs)[:200]}). "
+        f"{where}: its codecs are not those of a muse store ({json.dumps(codecs)[:200]}). "
         "Was it rewritten by another tool? Extract into another --out."
     )

@@ -15,12 +15,20 @@ from muse.pipeline.records import Clip, Failure, VideoRef
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    timeout_seconds: float = 300.0
+    memory_bytes: int | None = 4_000_000_000
+    max_duration_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeTask:
     """One video to decode, with all that decides the result."""
 
     video: VideoRef
     sampling: Sampling
     preprocessing: Preprocessing
+    wants_sha256: bool = False
 
 
 def attempt(task: DecodeTask) -> Clip | Failure:
@@ -40,8 +48,8 @@ def attempt(task: DecodeTask) -> Clip | Failure:
 class IsolatedDecoder:
     """`attempt` in a child process; its death or delay is a failure of that one video."""
 
-    def __init__(self, *, timeout_seconds: float) -> None:
-        self._attempt = IsolatedFunction(attempt, timeout_seconds=timeout_seconds)
+    def __init__(self, limits) -> None:
+        self._attempt = IsolatedFunction(attempt, timeout_seconds=limits.timeout_seconds)
 
     def __call__(self, task: DecodeTask) -> Clip | Failure:
         """The clip, or why there is none."""

@@ -2,38 +2,44 @@
 
     listing -> rows -> shards -> (sample, decode, crop) -> encode -> write -> receipt
 
-A shard is done when its receipt exists. So a second run of the same command finds nothing to do,
-and a run after a kill goes on at the first unfinished shard.
+A row is done when the receipt of its shard says so. So a second run of the same command finds
+nothing to do, and a run after a kill goes on where the other one stopped. What is to be done again
+(failed videos, changed files) is first made pending in the receipts, then done like all the rest.
 """
 
 import dataclasses
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import muse
-from muse.errors import UsageError
+from muse.errors import TooManyFailuresError, UsageError
 from muse.pipeline.encoders.base import Precision
-from muse.pipeline.header import Sampling
+from muse.pipeline.golden import require_same_golden
+from muse.pipeline.header import Sampling, require_same_encoder
+from muse.pipeline.listing import (
+    ListedRows,
+    rows_of_continued_store,
+    rows_of_new_store,
+    sorted_listing,
+)
 from muse.pipeline.plan import (
-    CaptionShard,
-    VideoShard,
     header_of,
     pending_caption_shards,
     pending_video_shards,
-    require_same_plan,
-    sorted_listing,
+    ready_video_shards,
+    require_same_settings,
 )
-from muse.pipeline.receipts import write_json
+from muse.pipeline.progress import Progress, Tally
+from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Listing
+from muse.pipeline.redo import FailureLimit, RedoRules, reopen_rows
+from muse.pipeline.run_record import package_versions, write_failures, write_run_record
 from muse.pipeline.schedule import Engine, LocalEngine, Tick, Workers, available_cpus
-from muse.pipeline.shards import EncoderSetting, ShardReport
+from muse.pipeline.shards import EncoderSetting
+from muse.pipeline.storage import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
 from muse.pipeline.store_writer import StoreWriter, writing
 from muse.pipeline.store_zarr import ZarrStore
@@ -45,12 +51,14 @@ EngineName = Literal["ray", "local"]
 class ExtractConfig:
     """All that a run depends on besides its listing."""
 
-    out: Path
-    """Folder of the store."""
+    out: Path | str
+    """Folder or URL of the store."""
     encoder: str = "openclip:ViT-B-32-quickgelu/openai"
     """``openclip:MODEL/PRETRAINED`` or ``conse``."""
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
     """Which instants of a video are looked at."""
+    views: tuple[str, ...] = ("tokens",)
+    """What is kept of each video (`muse.pipeline.views`)."""
     engine: EngineName = "ray"
     """Both write the same bytes."""
     ray_address: str | None = None
@@ -63,8 +71,18 @@ class ExtractConfig:
     """Videos a shard: the unit of work, of resumption and of writing."""
     batch_videos: int = 8
     """Videos a forward pass."""
+    append: bool = False
+    """Whether the store may grow by what it does not list yet."""
+    finds_duplicates: bool = True
+    """Whether files with the same bytes are decoded once."""
+    hashes_content: bool = False
+    """Whether the bytes of every file are hashed, for `RedoRules.changed` by content."""
+    redo: RedoRules = dataclasses.field(default_factory=RedoRules)
+    """Which committed videos are done again."""
+    max_failures: FailureLimit = dataclasses.field(default_factory=FailureLimit)
+    """How many videos may fail before the run stops."""
     workers: Workers = dataclasses.field(default_factory=Workers)
-    """How many processes, and how long a decode may take."""
+    """How many processes, and what a decode may take."""
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "batch_videos"):
@@ -72,29 +90,6 @@ class ExtractConfig:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
         if self.engine not in ("ray", "local"):
             raise UsageError(f"engine {self.engine!r}: choose ray or local")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where a run stands."""
-
-    num_videos: int
-    """Of this run: those not done by an earlier one."""
-    num_decoded: int
-    num_committed: int
-    num_failed: int
-    elapsed_seconds: float
-
-    @property
-    def videos_per_second(self) -> float:
-        """Decoded a second, since the workers were ready."""
-        return self.num_decoded / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At this rate; None before the first video."""
-        rate = self.videos_per_second
-        return (self.num_videos - self.num_decoded) / rate if rate else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,66 +110,109 @@ def extract(
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> ExtractSummary:
-    """Brings a store up to its listing: creates it, or goes on where a run stopped.
+    """Brings a store up to its listing: creates it, goes on with it, or lets it grow.
 
     Raises:
         ManifestError: If the listing is empty or has an id twice.
         EncoderError: If the encoder can't be built.
-        IncompatibleStoreError: If the store was made with other settings.
-        StoreError: If the store can't be read or written.
+        IncompatibleStoreError: If the store was made with other settings, for another listing, or
+            the encoder no longer gives what it gave.
+        StoreError: If the store can't be read or written, or another run is writing to it.
+        TooManyFailuresError: If more videos failed than `ExtractConfig.max_failures` allows.
     """
     started = time.perf_counter()
     listing = sorted_listing(listing)
-    is_new = not (config.out / HEADER_FILE).is_file()
-    if not is_new:
-        _require_same_plan(config, listing)
-    num_new = 0
-    was_complete = not is_new and not any(_pending_shards(config, listing))
-    if not was_complete:
-        with _engine(config) as engine:
-            if is_new:
-                _create_store(config, listing, engine)
-            for progress in _run(config, listing, engine):
-                num_new = progress.num_committed
-                on_progress(progress)
-    store = ZarrStore.open(config.out)
-    _write_failures(store)
+    with _only_writer(config.out) as (storage, lock):
+        rows = _agreed_rows(config, listing, storage)
+        num_new, has_work = 0, _has_work(storage, rows)
+        if has_work:
+            with _engine(config) as engine, _failures_listed(storage):
+                _bring_up(config, rows, storage, engine)
+                for progress in _run(config, rows, storage, lock, engine):
+                    num_new = progress.num_committed
+                    on_progress(progress)
+        store = ZarrStore.open(storage.location)
     return ExtractSummary(
         counts=store.counts(),
         num_new_videos=num_new,
-        was_complete=was_complete,
+        was_complete=not has_work,
         elapsed_seconds=time.perf_counter() - started,
     )
 
 
-def _require_same_plan(config: ExtractConfig, listing: Listing) -> None:
-    require_same_plan(
-        ZarrStore.open(config.out),
-        listing,
+@contextmanager
+def _only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
+    """The store's files, with every other run kept out."""
+    storage = open_storage(out)
+    with writing(storage.location):
+        storage.create()
+    with storage.lock() as lock:
+        with writing(storage.location):
+            storage.remove_partials()
+        yield storage, lock
+
+
+@contextmanager
+def _failures_listed(storage: Storage) -> Iterator[None]:
+    """``failures.jsonl`` is up to date afterwards, also where too many failures ended the run."""
+    try:
+        yield
+    except TooManyFailuresError:
+        write_failures(ZarrStore.open(storage.location))
+        raise
+    write_failures(ZarrStore.open(storage.location))
+
+
+def _agreed_rows(config: ExtractConfig, listing: Listing, storage: Storage) -> ListedRows:
+    """The rows of this run; what is to be done again is pending in the store from here on."""
+    if storage.size(HEADER_FILE) is None:
+        return rows_of_new_store(listing, finds_duplicates=config.finds_duplicates)
+    store = ZarrStore.open(storage.location)
+    require_same_settings(
+        store,
         encoder_spec=config.encoder,
         sampling=config.sampling,
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
+        views=config.views,
     )
+    rows = rows_of_continued_store(
+        store, listing, append=config.append, finds_duplicates=config.finds_duplicates
+    )
+    reopen_rows(store, rows, config.redo)
+    return rows
 
 
-def _pending_shards(
-    config: ExtractConfig, listing: Listing
-) -> tuple[list[VideoShard], list[CaptionShard]]:
-    store = ZarrStore.open(config.out)
-    return pending_video_shards(store, listing), pending_caption_shards(store, listing)
+def _has_work(storage: Storage, rows: ListedRows) -> bool:
+    if storage.size(HEADER_FILE) is None:
+        return True
+    store = ZarrStore.open(storage.location)
+    return bool(pending_video_shards(store, rows) or pending_caption_shards(store, rows))
 
 
-def _create_store(config: ExtractConfig, listing: Listing, engine: Engine) -> None:
+def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine: Engine) -> None:
+    """A store whose header and tables are those of this run, made or grown."""
+    info, golden = engine.encoder_info(), engine.golden()
     header = header_of(
-        listing,
-        encoder=engine.encoder_info(),
+        rows,
+        encoder=info,
         sampling=config.sampling,
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
-        versions=_versions(),
+        views=config.views,
+        golden=golden,
+        versions=package_versions(),
     )
-    StoreWriter.create(config.out, header, listing)
+    if storage.size(HEADER_FILE) is None:
+        StoreWriter.create(storage.location, header, rows)
+        return
+    writer, found = StoreWriter.open(storage.location), ZarrStore.open(storage.location).header
+    require_same_encoder(found.encoder, info, what=storage.location)
+    if found.golden is not None:
+        require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)
+    if header.listing_sha256 != found.listing_sha256:
+        kept = dataclasses.replace(header, golden=found.golden, versions=found.versions)
+        writer.describe(kept, rows)
 
 
 @contextmanager
@@ -198,78 +236,30 @@ def _engine(config: ExtractConfig) -> Iterator[Engine]:
         engine.close()
 
 
-def _run(config: ExtractConfig, listing: Listing, engine: Engine) -> Iterator[Progress]:
-    videos, captions = _pending_shards(config, listing)
-    with writing(config.out):
-        write_json(config.out / "run.json", _run_record(config))
-    num_videos = sum(len(shard.videos) for shard in videos)
-    decoded = committed = failed = 0
-    started = time.perf_counter()
-    for event in engine.run(config.out, sampling=config.sampling, videos=videos, captions=captions):
-        if isinstance(event, Tick):
-            decoded = max(decoded, event.num_decoded)
-        else:
-            _append_stats(config.out, event)
-            if event.receipt.kind == "videos":
-                committed += event.receipt.num_rows
-                failed += len(event.receipt.failures)
-                decoded = max(decoded, committed)
-        yield Progress(
-            num_videos=num_videos,
-            num_decoded=decoded,
-            num_committed=committed,
-            num_failed=failed,
-            elapsed_seconds=time.perf_counter() - started,
+def _run(
+    config: ExtractConfig, rows: ListedRows, storage: Storage, lock: WriteLock, engine: Engine
+) -> Iterator[Progress]:
+    tally = Tally(ZarrStore.open(storage.location), rows)
+    config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
+    write_run_record(storage, config)
+    for event in _events(config, rows, storage, engine):
+        lock.check()
+        tally.count(event)
+        yield tally.progress()
+        config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
+
+
+def _events(
+    config: ExtractConfig, rows: ListedRows, storage: Storage, engine: Engine
+) -> Iterator[Receipt | Tick]:
+    """Of all shards, in waves: a duplicate waits until its original is committed."""
+    captions = pending_caption_shards(ZarrStore.open(storage.location), rows)
+    while True:
+        store = ZarrStore.open(storage.location)
+        videos = ready_video_shards(store, rows, hashes_all=config.hashes_content)
+        if not videos and not captions:
+            return
+        yield from engine.run(
+            storage.location, sampling=config.sampling, videos=videos, captions=captions
         )
-
-
-def _append_stats(store_path: Path, report: ShardReport) -> None:
-    """A line of ``stats.jsonl`` a shard: where its seconds went."""
-    receipt = report.receipt
-    line = {
-        "kind": receipt.kind,
-        "shard": receipt.index,
-        "rows": receipt.num_rows,
-        "failed": len(receipt.failures),
-        "seconds": report.seconds,
-    }
-    with (
-        writing(store_path),
-        (store_path / "stats.jsonl").open("a", encoding="utf-8") as stream,
-    ):
-        stream.write(json.dumps(line) + "\n")
-
-
-def _write_failures(store: ZarrStore) -> None:
-    """``failures.jsonl``: a line for every failed video of the whole store."""
-    path = store.path / "failures.jsonl"
-    lines = "".join(json.dumps(failure.as_json()) + "\n" for failure in store.failures)
-    if path.is_file() and path.read_text(encoding="utf-8") == lines:
-        return
-    temporary = path.with_name("failures.jsonl.partial")
-    with writing(store.path):
-        temporary.write_text(lines, encoding="utf-8")
-        temporary.replace(path)
-
-
-def _run_record(config: ExtractConfig) -> dict[str, Any]:
-    """``run.json``: the settings, versions and machine of the last run that did something."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return {"config": plain, "versions": _versions(), "machine": platform.machine()}
-
-
-def _versions() -> dict[str, str | None]:
-    """Of all that a feature's bits may depend on."""
-    packages = ("torch", "open_clip_torch", "av", "zarr", "numpy", "pillow", "ray")
-    return {
-        "muse": muse.__version__,
-        "python": platform.python_version(),
-        **{name: _version_of(name) for name in packages},
-    }
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # on the path without being installed
-        return None
+        captions = []

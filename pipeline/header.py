@@ -6,13 +6,12 @@ Knows nothing of files: ``store_writer`` writes it, ``store_zarr`` reads it.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from muse.errors import IncompatibleStoreError, StoreError, UsageError
+from muse.pipeline.sealed_json import hash_of_json
 
 FORMAT_VERSION = 2
 SamplingKind = Literal["uniform", "fps"]
@@ -127,6 +126,8 @@ class StoreHeader:
     """None in stores that tests make without an encoder."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the tables and of each ``zarr.json``, by name."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -137,7 +138,7 @@ class StoreHeader:
             "sampling": dataclasses.asdict(self.sampling),
             "format_version": self.format_version,
         }
-        return hashlib.sha256(_canonical_json(parts)).hexdigest()
+        return hash_of_json(parts)
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``store.json``."""
@@ -211,15 +212,16 @@ def require_same_encoder(found: EncoderInfo, wanted: EncoderInfo, *, what: str) 
 
 
 def _require_equal(prefix: str, found: object, wanted: object, *, what: str, advice: str) -> None:
-    right = _flat(prefix, wanted)
-    for name, value in _flat(prefix, found).items():
+    right = flat_fields(prefix, wanted)
+    for name, value in flat_fields(prefix, found).items():
         if value != right.get(name):
             raise IncompatibleStoreError(
                 f"{what}: {name} is {value!r}, but {right.get(name)!r} is needed. {advice}"
             )
 
 
-def _flat(prefix: str, value: object) -> dict[str, object]:
+def flat_fields(prefix: str, value: object) -> dict[str, object]:
+    """The leaves of a dataclass by dotted name; the value itself under the prefix if it is none."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return {prefix: value}
     return dict(_leaves(prefix, dataclasses.asdict(value)))
@@ -228,7 +230,7 @@ def _flat(prefix: str, value: object) -> dict[str, object]:
 def _leaves(prefix: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _leaves(f"{prefix}.{name}", inner)
+            yield from _leaves(f"{prefix}.{name}" if prefix else name, inner)
     else:
         yield prefix, value
 
@@ -237,7 +239,3 @@ def _mapping(value: object, *, source: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{source}: expected an object, found {type(value).__name__}.")
     return cast("Mapping[str, Any]", value)
-
-
-def _canonical_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

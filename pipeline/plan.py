@@ -1,117 +1,124 @@
-"""Listing and store state to the shards that are still to do.
+"""Rows and store state to the shards that are still to do.
 
-The members of a shard follow from the listing and the shard size alone, so every run, engine and
-number of workers cuts the work the same way. Knows nothing of decoding or of Ray.
+The members of a shard follow from the rows and the shard size alone, so every run, engine and
+number of workers cuts the work the same way. What is done is read from receipts and from nothing
+else. Knows nothing of decoding or of Ray.
 """
 
-import hashlib
-import itertools
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from muse.errors import IncompatibleStoreError, ManifestError
-from muse.pipeline.header import EncoderInfo, Sampling, StoreHeader
-from muse.pipeline.records import Listing, VideoRef
-from muse.pipeline.store_writer import CAPTIONS_PER_SHARD
+from muse.errors import IncompatibleStoreError
+from muse.pipeline.header import EncoderInfo, Golden, Sampling, StoreHeader
+from muse.pipeline.listing import ListedRows
+from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import Caption, VideoRef
+from muse.pipeline.sealed_json import hash_of_json
+from muse.pipeline.sources import same_bytes
+from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_zarr import ZarrStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoShard:
-    """A unit of work: consecutive videos of the listing."""
+    """A unit of work: consecutive rows of videos. A place is a row, counted from the first."""
 
     index: int
     first_row: int
     videos: tuple[VideoRef, ...]
+    kept: frozenset[int] = frozenset()
+    """Places that are committed and stay as they are."""
+    copies: Mapping[int, int] = field(default_factory=dict)
+    """Place -> row of a committed video, or of one of this shard, with the same bytes."""
+    hashed: frozenset[int] = frozenset()
+    """Places whose file's bytes are to be hashed."""
+    receipts: tuple[Receipt, ...] = ()
+    """Of the committed shards that kept and copied rows are read from."""
+
+    @property
+    def to_decode(self) -> list[tuple[int, VideoRef]]:
+        """(place, video) of what has to be decoded."""
+        return [
+            (place, video)
+            for place, video in enumerate(self.videos)
+            if place not in self.kept and place not in self.copies
+        ]
+
+    @property
+    def num_todo(self) -> int:
+        """Videos that this shard brings to an end, copies included."""
+        return len(self.videos) - len(self.kept)
+
+    @property
+    def members_sha256(self) -> str:
+        """Over the ids."""
+        return hash_of_json([video.video_id for video in self.videos])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionShard:
-    """A unit of work: consecutive captions of the listing."""
+    """A unit of work: consecutive rows of captions."""
 
     index: int
     first_row: int
-    texts: tuple[str | None, ...]
-    """None where the video is missing: its captions keep their rows and need no embedding."""
+    captions: tuple[Caption, ...]
+    kept: frozenset[int] = frozenset()
+    """Places that are committed and stay as they are."""
+    left_out: tuple[int, ...] = ()
+    """Rows whose video is missing: they keep their place and need no embedding."""
 
+    @property
+    def to_embed(self) -> list[tuple[int, str]]:
+        """(place, text) of what has to be embedded."""
+        absent = {row - self.first_row for row in self.left_out}
+        return [
+            (place, caption.text)
+            for place, caption in enumerate(self.captions)
+            if place not in self.kept and place not in absent
+        ]
 
-def sorted_listing(listing: Listing) -> Listing:
-    """The listing in row order, checked.
-
-    Raises:
-        ManifestError: If it is empty or two videos share an id.
-    """
-    if not listing.videos:
-        raise ManifestError(f"{listing.protocol}: 0 videos are listed. Nothing to extract.")
-    for video in listing.videos:
-        if not _is_unicode(f"{video.video_id}{video.path}"):
-            raise ManifestError(
-                f"{video.video_id!a}: its name is not valid UTF-8, which a table can't hold. "
-                "Rename the file."
-            )
-    videos = tuple(sorted(listing.videos, key=lambda video: video.video_id))
-    for left, right in itertools.pairwise(videos):
-        if left.video_id == right.video_id:
-            raise ManifestError(
-                f"video id {left.video_id!r} is listed twice ({left.path} and {right.path}). "
-                "Give each video an id of its own."
-            )
-    row_of = {video.video_id: row for row, video in enumerate(videos)}
-    captions = tuple(sorted(listing.captions, key=lambda caption: row_of[caption.video_id]))
-    return Listing(protocol=listing.protocol, videos=videos, captions=captions)
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def listing_sha256(listing: Listing) -> str:
-    """A hash of the ids and captions in row order; where the files lie does not enter."""
-    digest = hashlib.sha256()
-    for video in listing.videos:
-        digest.update(json.dumps(video.video_id).encode())
-    for caption in listing.captions:
-        fields = [caption.video_id, caption.text, caption.split]
-        digest.update(json.dumps(fields).encode())
-    return digest.hexdigest()
+    @property
+    def members_sha256(self) -> str:
+        """Over the captions."""
+        return hash_of_json([[c.video_id, c.text, c.split] for c in self.captions])
 
 
 def header_of(
-    listing: Listing,
+    rows: ListedRows,
     *,
     encoder: EncoderInfo,
     sampling: Sampling,
     shard_size: int,
     batch_videos: int,
+    views: tuple[str, ...] = ("tokens",),
+    golden: Golden | None = None,
     versions: Mapping[str, str | None] | None = None,
 ) -> StoreHeader:
-    """The header of a store for this listing and these settings."""
+    """The header of a store for these rows and settings."""
     return StoreHeader(
         encoder=encoder,
         sampling=sampling,
-        protocol=listing.protocol,
-        num_videos=len(listing.videos),
-        num_captions=len(listing.captions),
+        protocol=rows.protocol,
+        num_videos=len(rows.videos),
+        num_captions=len(rows.captions),
         shard_size=shard_size,
         batch_videos=batch_videos,
-        listing_sha256=listing_sha256(listing),
+        listing_sha256=rows.sha256,
+        views=views,
+        golden=golden,
         versions=dict(versions or {}),
     )
 
 
-def require_same_plan(
+def require_same_settings(
     store: ZarrStore,
-    listing: Listing,
     *,
     encoder_spec: str,
     sampling: Sampling,
     shard_size: int,
     batch_videos: int,
+    views: tuple[str, ...],
 ) -> None:
     """Nothing, if a run with these settings may go on with a store.
 
@@ -124,51 +131,128 @@ def require_same_plan(
         ("sampling", header.sampling.kind, sampling.kind),
         ("num_frames", header.sampling.num_frames, sampling.num_frames),
         ("fps", header.sampling.fps, sampling.fps),
+        ("views", ",".join(header.views), ",".join(views)),
         ("shard_size", header.shard_size, shard_size),
         ("batch_videos", header.batch_videos, batch_videos),
-        ("videos", header.num_videos, len(listing.videos)),
-        ("captions", header.num_captions, len(listing.captions)),
-        ("listing_sha256", header.listing_sha256, listing_sha256(listing)),
     )
     for name, found, wanted in settings:
         if found != wanted:
             raise IncompatibleStoreError(
-                f"{store.path}: made with {name} = {found!r}, this run has {wanted!r}. "
+                f"{store.location}: made with {name} = {found!r}, this run has {wanted!r}. "
                 "Repeat the settings it was made with, or choose another --out."
             )
 
 
-def pending_video_shards(store: ZarrStore, listing: Listing) -> list[VideoShard]:
-    """Shards without a receipt, in order."""
-    size = store.header.shard_size
-    done = {receipt.index for receipt in store.video_receipts}
+def all_video_shards(rows: ListedRows, *, shard_size: int) -> list[VideoShard]:
+    """Every shard of videos, as if nothing were done."""
     return [
-        VideoShard(index=index, first_row=start, videos=tuple(listing.videos[start : start + size]))
-        for index, start in _pieces(listing.videos, size)
-        if index not in done
+        VideoShard(index=index, first_row=first_row, videos=rows.videos[first_row:end])
+        for index, first_row, end in _pieces(len(rows.videos), shard_size)
     ]
 
 
-def pending_caption_shards(store: ZarrStore, listing: Listing) -> list[CaptionShard]:
-    """Caption shards without a receipt, in order."""
-    size = CAPTIONS_PER_SHARD
-    done = {receipt.index for receipt in store.caption_receipts}
-    # As the store lists them, not this run: `ZarrStore.has_embedding_Q` goes by the same.
-    paths = zip(store.video_ids, store.video_paths, strict=True)
-    missing = {video_id for video_id, path in paths if not path}
+def all_caption_shards(rows: ListedRows) -> list[CaptionShard]:
+    """Every shard of captions, as if nothing were done."""
     return [
-        CaptionShard(
-            index=index,
-            first_row=start,
-            texts=tuple(
-                None if caption.video_id in missing else caption.text
-                for caption in listing.captions[start : start + size]
-            ),
+        CaptionShard(index=index, first_row=first_row, captions=rows.captions[first_row:end])
+        for index, first_row, end in _pieces(len(rows.captions), CAPTIONS_PER_SHARD)
+    ]
+
+
+def pending_video_shards(store: ZarrStore, rows: ListedRows) -> list[VideoShard]:
+    """Shards with rows that are not committed, in order; what is a copy is not known yet."""
+    receipts = {receipt.index: receipt for receipt in store.video_receipts}
+    pending = []
+    for shard in all_video_shards(rows, shard_size=store.header.shard_size):
+        kept = _kept(receipts.get(shard.index))
+        if len(kept) < len(shard.videos):
+            own = (receipts[shard.index],) if kept else ()
+            pending.append(dataclasses.replace(shard, kept=kept, receipts=own))
+    return pending
+
+
+def ready_video_shards(
+    store: ZarrStore, rows: ListedRows, *, hashes_all: bool = False
+) -> list[VideoShard]:
+    """The pending shards that can be done now: their duplicates' originals are committed.
+
+    An original has a lower row than its duplicates, so some shard is always ready.
+
+    Args:
+        store: As it is now.
+        rows: Of the run.
+        hashes_all: Whether the bytes of every decoded file are hashed, not only of originals.
+    """
+    originals = {row for row in rows.duplicate_of if row is not None}
+    receipts = {receipt.index: receipt for receipt in store.video_receipts}
+    ready = []
+    for shard in pending_video_shards(store, rows):
+        with_copies = _with_copies(
+            shard, store, rows, receipts=receipts, originals=originals, hashes_all=hashes_all
         )
-        for index, start in _pieces(listing.captions, size)
-        if index not in done
-    ]
+        if with_copies is not None:
+            ready.append(with_copies)
+    return ready
 
 
-def _pieces(rows: Sequence[object], size: int) -> list[tuple[int, int]]:
-    return list(enumerate(range(0, len(rows), size)))
+def pending_caption_shards(store: ZarrStore, rows: ListedRows) -> list[CaptionShard]:
+    """Caption shards with rows that are not committed, in order."""
+    receipts = {receipt.index: receipt for receipt in store.caption_receipts}
+    missing = {video.video_id for video in rows.videos if video.path is None}
+    pending = []
+    for shard in all_caption_shards(rows):
+        receipt = receipts.get(shard.index)
+        kept = _kept(receipt)
+        if len(kept) < len(shard.captions):
+            left_out = {
+                shard.first_row + place
+                for place, caption in enumerate(shard.captions)
+                if place not in kept and caption.video_id in missing
+            }
+            left_out |= set(receipt.left_out if receipt else ())
+            pending.append(dataclasses.replace(shard, kept=kept, left_out=tuple(sorted(left_out))))
+    return pending
+
+
+def _with_copies(
+    shard: VideoShard,
+    store: ZarrStore,
+    rows: ListedRows,
+    *,
+    receipts: Mapping[int, Receipt],
+    originals: set[int],
+    hashes_all: bool,
+) -> VideoShard | None:
+    """The shard with its duplicates as copies; None while an original is still to come."""
+    done, copies = store.done("videos"), {}
+    for place, video in enumerate(shard.videos):
+        original = rows.duplicate_of[shard.first_row + place]
+        if original is None or place in shard.kept:
+            continue
+        if original < shard.first_row and not done[original]:
+            return None
+        # A file may have changed since it was listed: then it is a video of its own.
+        if same_bytes(rows.videos[original].path, video.path):
+            copies[place] = original
+    row_of_place = range(shard.first_row, shard.first_row + len(shard.videos))
+    hashed = {p for p, row in enumerate(row_of_place) if hashes_all or row in originals}
+    elsewhere = {row // store.header.shard_size for row in copies.values()} - {shard.index}
+    return dataclasses.replace(
+        shard,
+        copies=copies,
+        hashed=frozenset(hashed),
+        receipts=(*shard.receipts, *(receipts[index] for index in sorted(elsewhere))),
+    )
+
+
+def _kept(receipt: Receipt | None) -> frozenset[int]:
+    """Places of a shard whose rows are committed."""
+    if receipt is None:
+        return frozenset()
+    return frozenset(row - receipt.first_row for row in set(receipt.rows) - set(receipt.pending))
+
+
+def _pieces(num_rows: int, size: int) -> list[tuple[int, int, int]]:
+    """(index, first row, row after the last) of each shard."""
+    starts = range(0, num_rows, size)
+    return [(index, start, min(start + size, num_rows)) for index, start in enumerate(starts)]

@@ -5,6 +5,7 @@ video, H and W pixels, K tokens per frame (1 + P, class token first), D width of
 (docs/glossary.md).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class VideoRef:
     """Unique in the listing; what captions refer to."""
     path: Path | None
     """The file, or None where the listing names a video that was not found."""
+
+
+def printable(path: Path | None) -> str:
+    """A path as UTF-8 text, undecodable bytes escaped; empty for None."""
+    return "" if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

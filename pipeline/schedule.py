@@ -6,7 +6,6 @@ writes the same bytes. This module is the local engine; ``schedule_ray`` is the 
 """
 
 import dataclasses
-import math
 import os
 import threading
 import time
@@ -14,39 +13,36 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from muse.errors import UsageError
-from muse.pipeline.decoder import DecodeTask, IsolatedDecoder
+from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
 from muse.pipeline.encoders.base import resolve_device
-from muse.pipeline.header import EncoderInfo, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, Failure
-from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
+from muse.pipeline.shards import EncoderSetting, ShardEncoder
 
 SHARDS_AHEAD = 1  # decoded while another is encoded; bounds the memory that clips take
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers:
-    """How many processes, and how long a decode may take."""
+    """How many processes, and what a decode may take."""
 
     num_decoders: int | None = None
     """None: as many as there are cores. A cluster that is joined has its own number."""
     num_encoders: int | None = None
     """None: one a GPU, or one. The local engine has one."""
-    decode_timeout_seconds: float = 300.0
+    limits: DecodeLimits = dataclasses.field(default_factory=DecodeLimits)
+    """Of one video's decoding."""
 
     def __post_init__(self) -> None:
         for name in ("num_decoders", "num_encoders"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: at least 1 is needed")
-        if not 0 < self.decode_timeout_seconds < math.inf:
-            raise UsageError(
-                f"decode_timeout {self.decode_timeout_seconds}: choose seconds above 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,15 +60,19 @@ class Engine(Protocol):
         """Of the encoder that the workers have built."""
         ...
 
+    def golden(self) -> Golden:
+        """What that encoder makes of the built-in clip and caption."""
+        ...
+
     def run(
         self,
-        store_path: Path,
+        location: str,
         *,
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[ShardReport | Tick]:
-        """A report for every shard, once it is committed, in any order."""
+    ) -> Iterator[Receipt | Tick]:
+        """The receipt of every shard, once it is committed, in any order."""
         ...
 
     def close(self) -> None:
@@ -83,6 +83,21 @@ class Engine(Protocol):
 def available_cpus() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode_tasks(
+    shard: VideoShard, *, sampling: Sampling, preprocessing: Preprocessing
+) -> list[DecodeTask]:
+    """Of the videos of a shard that have to be decoded, in its order."""
+    return [
+        DecodeTask(
+            video=video,
+            sampling=sampling,
+            preprocessing=preprocessing,
+            wants_sha256=place in shard.hashed,
+        )
+        for place, video in shard.to_decode
+    ]
 
 
 class LocalEngine:
@@ -101,23 +116,24 @@ class LocalEngine:
         """Of the encoder in this process."""
         return self._shard_encoder.info()
 
+    def golden(self) -> Golden:
+        """Of the encoder in this process."""
+        return self._shard_encoder.golden
+
     def run(
         self,
-        store_path: Path,
+        location: str,
         *,
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[ShardReport | Tick]:
-        """A report for every shard, in order; the next is decoded while one is encoded."""
-        self._shard_encoder.open_store(store_path)
+    ) -> Iterator[Receipt | Tick]:
+        """The receipt of every shard, in order; the next is decoded while one is encoded."""
+        self._shard_encoder.open_store(location)
         preprocessing = self.encoder_info().preprocessing
         ahead: deque[tuple[VideoShard, list[Future[Clip | Failure]]]] = deque()
         for shard in videos:
-            tasks = [
-                DecodeTask(video=video, sampling=sampling, preprocessing=preprocessing)
-                for video in shard.videos
-            ]
+            tasks = decode_tasks(shard, sampling=sampling, preprocessing=preprocessing)
             ahead.append((shard, [self._threads.submit(self._decode, task) for task in tasks]))
             if len(ahead) > SHARDS_AHEAD:
                 yield from self._encode(*ahead.popleft())
@@ -134,7 +150,7 @@ class LocalEngine:
 
     def _encode(
         self, shard: VideoShard, decoding: list[Future[Clip | Failure]]
-    ) -> Iterator[ShardReport | Tick]:
+    ) -> Iterator[Receipt | Tick]:
         started = time.perf_counter()
         clips: list[Clip | Failure] = []
         for future in decoding:
@@ -146,7 +162,7 @@ class LocalEngine:
     def _decode(self, task: DecodeTask) -> Clip | Failure:
         decoder: IsolatedDecoder | None = getattr(self._per_thread, "decoder", None)
         if decoder is None:
-            decoder = IsolatedDecoder(timeout_seconds=self._workers.decode_timeout_seconds)
+            decoder = IsolatedDecoder(self._workers.limits)
             self._per_thread.decoder = decoder
             self._decoders.append(decoder)
         clip = decoder(task)

@@ -11,7 +11,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,19 +22,20 @@ from ray.exceptions import (
 )
 
 from muse.errors import EncoderError, MuseError, UsageError, WorkerError
-from muse.pipeline.decoder import DecodeTask, IsolatedDecoder, decode_failure
-from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
+from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, Failure, VideoRef
-from muse.pipeline.schedule import Tick, Workers
-from muse.pipeline.shards import EncoderSetting, ShardEncoder, ShardReport
+from muse.pipeline.schedule import Tick, Workers, decode_tasks
+from muse.pipeline.shards import EncoderSetting, ShardEncoder
 
 SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
 _POLL_SECONDS = 0.5
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
 _RETRIES = 3  # of a task or actor whose worker or node died
 
-_decoders: dict[float, IsolatedDecoder] = {}  # one a worker process, kept between tasks
+_decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
 
 
 class RayEngine:
@@ -59,7 +59,7 @@ class RayEngine:
         options = {
             "num_gpus": 1 if on_gpu else 0,
             "num_cpus": 0,  # the CPUs are counted for decoding
-            "max_restarts": _RETRIES,
+            "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
             "max_task_retries": _RETRIES,
         }
         setting = dataclasses.replace(encoder, device=device)
@@ -70,7 +70,7 @@ class RayEngine:
         self._actors = [
             ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
         ]
-        self._timeout_seconds = workers.decode_timeout_seconds
+        self._limits = workers.limits
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder that every actor has built.
@@ -90,21 +90,26 @@ class RayEngine:
         infos: list[EncoderInfo] = [_result_of(reference) for reference in ready]
         return infos[0]
 
+    def golden(self) -> Golden:
+        """Of the first actor's encoder; every actor compares its own when it opens a store."""
+        golden: Golden = _result_of(self._actors[0].golden.remote())
+        return golden
+
     def run(
         self,
-        store_path: Path,
+        location: str,
         *,
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[ShardReport | Tick]:
-        """A report for every shard, as they are committed."""
+    ) -> Iterator[Receipt | Tick]:
+        """The receipt of every shard, as they are committed."""
         todo: deque[VideoShard | CaptionShard] = deque([*videos, *captions])
         work = _Submission(
-            store_path.absolute(),
+            location,
             sampling,
             self.encoder_info().preprocessing,
-            decode_timeout_seconds=self._timeout_seconds,
+            limits=self._limits,
         )
         in_flight: dict[Any, int] = {}  # report -> actor
         while todo or in_flight:
@@ -128,16 +133,16 @@ class _Submission:
 
     def __init__(
         self,
-        store_path: Path,
+        location: str,
         sampling: Sampling,
         preprocessing: Preprocessing,
         *,
-        decode_timeout_seconds: float,
+        limits: DecodeLimits,
     ) -> None:
-        self._store_path = store_path
+        self._location = location
         self._sampling = sampling
         self._preprocessing = preprocessing
-        self._timeout_seconds = decode_timeout_seconds
+        self._limits = limits
         self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(_decode)
         self._pending: list[Any] = []
         self._num_decoded = 0
@@ -145,15 +150,11 @@ class _Submission:
     def submit(self, shard: VideoShard | CaptionShard, actor: Any) -> Any:
         """The reference of the shard's report."""
         if isinstance(shard, CaptionShard):
-            return actor.encode_captions.remote(self._store_path, shard)
-        clips = [
-            self._decode.remote(self._task(video), self._timeout_seconds) for video in shard.videos
-        ]
+            return actor.encode_captions.remote(self._location, shard)
+        tasks = decode_tasks(shard, sampling=self._sampling, preprocessing=self._preprocessing)
+        clips = [self._decode.remote(task, self._limits) for task in tasks]
         self._pending += clips
-        return actor.encode_videos.remote(self._store_path, shard, clips)
-
-    def _task(self, video: VideoRef) -> DecodeTask:
-        return DecodeTask(video=video, sampling=self._sampling, preprocessing=self._preprocessing)
+        return actor.encode_videos.remote(self._location, shard, clips)
 
     def num_decoded(self) -> int:
         """Videos decoded so far."""
@@ -165,10 +166,10 @@ class _Submission:
         return self._num_decoded
 
 
-def _decode(task: DecodeTask, timeout_seconds: float) -> Clip | Failure:
-    decoder = _decoders.get(timeout_seconds)
+def _decode(task: DecodeTask, limits: DecodeLimits) -> Clip | Failure:
+    decoder = _decoders.get(limits)
     if decoder is None:
-        decoder = _decoders[timeout_seconds] = IsolatedDecoder(timeout_seconds=timeout_seconds)
+        decoder = _decoders[limits] = IsolatedDecoder(limits)
     return decoder(task)
 
 
@@ -178,31 +179,32 @@ class _EncodeActor:
     def __init__(self, encoder: EncoderSetting) -> None:
         self._setting = encoder
         self._shard_encoder: ShardEncoder | None = None
-        self._open_path: Path | None = None
+        self._open_location: str | None = None
 
     def info(self) -> EncoderInfo:
         return self._built().info()
 
-    def encode_videos(
-        self, store_path: Path, shard: VideoShard, references: list[Any]
-    ) -> ShardReport:
+    def golden(self) -> Golden:
+        return self._built().golden
+
+    def encode_videos(self, location: str, shard: VideoShard, references: list[Any]) -> Receipt:
         started = time.perf_counter()
         clips = [
             _clip_of(video, reference)
-            for video, reference in zip(shard.videos, references, strict=True)
+            for (_, video), reference in zip(shard.to_decode, references, strict=True)
         ]
         waited = time.perf_counter() - started
-        return self._ready(store_path).encode_videos(shard, clips, wait_seconds=waited)
+        return self._ready(location).encode_videos(shard, clips, wait_seconds=waited)
 
-    def encode_captions(self, store_path: Path, shard: CaptionShard) -> ShardReport:
-        return self._ready(store_path).encode_captions(shard)
+    def encode_captions(self, location: str, shard: CaptionShard) -> Receipt:
+        return self._ready(location).encode_captions(shard)
 
-    def _ready(self, store_path: Path) -> ShardEncoder:
+    def _ready(self, location: str) -> ShardEncoder:
         """With the store open; after a restart of this actor, open again."""
         encoder = self._built()
-        if self._open_path != store_path:
-            encoder.open_store(store_path)
-            self._open_path = store_path
+        if self._open_location != location:
+            encoder.open_store(location)
+            self._open_location = location
         return encoder
 
     def _built(self) -> ShardEncoder:

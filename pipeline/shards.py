@@ -1,27 +1,34 @@
 """One shard from clips and captions to committed rows: what a GPU worker does.
 
 A video's place in its batch follows from its row, and every batch has the same shape, so a
-video's tokens have the same bits whichever engine ran, whichever neighbour failed and however
+video's features have the same bits whichever engine ran, whichever neighbour failed and however
 often the run was cut off. Knows nothing of how clips are decoded or workers are placed.
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from muse.pipeline.encoders.base import Encoder, Precision, build_encoder
-from muse.pipeline.header import EncoderInfo, StoreHeader, require_same_encoder
+from muse.pipeline.feature_rows import FeatureRows
+from muse.pipeline.golden import measure_golden, require_same_golden
+from muse.pipeline.header import EncoderInfo, Golden, require_same_encoder
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import Clip, ClipTokens, Failure
+from muse.pipeline.records import Clip, ClipFeatures, Failure, printable
+from muse.pipeline.sources import source_of
 from muse.pipeline.store_writer import StoreWriter
+from muse.pipeline.views import arrays_of_clip, encoded_views
 
 TEXTS_PER_BATCH = 64
+
+Row = ClipFeatures | Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,15 +40,6 @@ class EncoderSetting:
     precision: Precision
     num_threads: int
     """Of torch on the CPU. Fixed, since the split of a sum decides its last bits."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardReport:
-    """A committed shard and where its time went."""
-
-    receipt: Receipt
-    seconds: dict[str, float]
-    """By stage: ``wait`` for decoded clips, ``encode``, ``write``."""
 
 
 class ShardEncoder:
@@ -58,85 +56,145 @@ class ShardEncoder:
         """What the features depend on."""
         return self._encoder.info
 
-    def open_store(self, path: Path) -> None:
+    @cached_property
+    def golden(self) -> Golden:
+        """What the encoder makes of the built-in clip and caption."""
+        return measure_golden(self._encoder)
+
+    def open_store(self, location: str) -> None:
         """Opens the store to write to.
 
         Raises:
-            IncompatibleStoreError: If it holds features of another encoder.
+            IncompatibleStoreError: If it holds features of another encoder, or this one no longer
+                gives what it gave when the store was created.
         """
-        self._store = StoreWriter.open(path)
-        require_same_encoder(self._store.header.encoder, self._encoder.info, what=str(path))
+        self._store = StoreWriter.open(location)
+        header = self._store.header
+        require_same_encoder(header.encoder, self._encoder.info, what=location)
+        if header.golden is not None:
+            require_same_golden(
+                header.golden, self.golden, precision=header.encoder.precision, what=location
+            )
 
     def encode_videos(
         self, shard: VideoShard, clips: Sequence[Clip | Failure], *, wait_seconds: float = 0.0
-    ) -> ShardReport:
-        """Encodes and commits one shard of videos."""
-        store = self._opened()
-        started = time.perf_counter()
-        size = store.header.batch_videos
-        rows = [
-            row
-            for start in range(0, len(clips), size)
-            for row in self._encode_batch(clips[start : start + size], store.header)
-        ]
-        encoded = time.perf_counter()
-        receipt = store.write_video_shard(shard.index, shard.first_row, rows)
-        return _report(receipt, started, encoded, wait_seconds)
+    ) -> Receipt:
+        """Encodes and commits one shard of videos.
 
-    def encode_captions(self, shard: CaptionShard) -> ShardReport:
+        Args:
+            shard: What is to be done.
+            clips: Of ``shard.to_decode``, in its order.
+            wait_seconds: What it took to get them.
+        """
+        started = time.perf_counter()
+        decoded = {place: clip for (place, _), clip in zip(shard.to_decode, clips, strict=True)}
+        rows = self._kept_rows(shard)
+        size = self._opened().header.batch_videos
+        for start in range(0, len(shard.videos), size):
+            batch = {
+                place: decoded[place] for place in range(start, start + size) if place in decoded
+            }
+            rows.update(self._encode_batch(batch, start))
+        for place, original in shard.copies.items():
+            rows[place] = self._copy(shard, place, original, rows)
+        seconds = {"wait": wait_seconds, "encode": time.perf_counter() - started}
+        return self._opened().write_video_shard(
+            shard, [rows[place] for place in range(len(shard.videos))], seconds=_rounded(seconds)
+        )
+
+    def encode_captions(self, shard: CaptionShard) -> Receipt:
         """Encodes and commits one shard of captions."""
         started = time.perf_counter()
-        embeddings = np.zeros((len(shard.texts), self._encoder.info.dim), dtype=np.float16)
-        wanted = [(row, text) for row, text in enumerate(shard.texts) if text is not None]
+        store = self._opened()
+        embeddings = np.zeros((len(shard.captions), self._encoder.info.dim), dtype=np.float16)
+        kept = np.array(sorted(shard.kept), dtype=np.intp)
+        if len(kept):
+            rows = FeatureRows(store.storage, store.header)
+            embeddings[kept] = rows.captions(kept + shard.first_row)
+        wanted = shard.to_embed
         for start in range(0, len(wanted), TEXTS_PER_BATCH):
             batch = wanted[start : start + TEXTS_PER_BATCH]
             texts = [text for _, text in batch]
-            embeddings[[row for row, _ in batch]] = self._encoder.encode_texts(texts)
-        encoded = time.perf_counter()
-        receipt = self._opened().write_caption_shard(shard.index, shard.first_row, embeddings)
-        return _report(receipt, started, encoded, 0.0)
+            embeddings[[place for place, _ in batch]] = self._encoder.encode_texts(texts)
+        seconds = {"wait": 0.0, "encode": time.perf_counter() - started}
+        return store.write_caption_shard(shard, embeddings, seconds=_rounded(seconds))
 
-    def _encode_batch(
-        self, clips: Sequence[Clip | Failure], header: StoreHeader
-    ) -> list[ClipTokens | Failure]:
-        """Tokens of up to ``batch_videos`` clips, in one forward pass of a constant shape."""
+    def _encode_batch(self, clips: Mapping[int, Clip | Failure], start: int) -> dict[int, Row]:
+        """Features of up to ``batch_videos`` clips, in one forward pass of a constant shape."""
+        header = self._opened().header
         frames, size = header.sampling.num_frames, header.encoder.preprocessing.size
+        rows: dict[int, Row] = {p: c for p, c in clips.items() if isinstance(c, Failure)}
+        if len(rows) == len(clips):
+            return rows
         pixels = np.zeros((header.batch_videos, frames, size, size, 3), dtype=np.uint8)
-        for place, clip in enumerate(clips):
+        for place, clip in clips.items():
             if isinstance(clip, Clip):
-                pixels[place, : len(clip.frames_THWC)] = clip.frames_THWC
-        if not any(isinstance(clip, Clip) for clip in clips):
-            return [clip for clip in clips if isinstance(clip, Failure)]
-        tokens = self._encoder.encode_frames(pixels.reshape(-1, size, size, 3))
-        tokens_BTKD = tokens.reshape(header.batch_videos, frames, *tokens.shape[1:])
-        return [
-            _padded(clip, tokens_BTKD[place]) if isinstance(clip, Clip) else clip
-            for place, clip in enumerate(clips)
-        ]
+                pixels[place - start, : len(clip.frames_THWC)] = clip.frames_THWC
+        raw = self._encoder.encode_frames(
+            pixels.reshape(-1, size, size, 3), encoded_views(header.views)
+        )
+        for place, clip in clips.items():
+            if isinstance(clip, Clip):
+                first = (place - start) * frames
+                maps = {name: tokens[first : first + frames] for name, tokens in raw.items()}
+                rows[place] = _features(clip, maps, views=header.views)
+        return rows
+
+    def _kept_rows(self, shard: VideoShard) -> dict[int, Row]:
+        """Rows that are committed and stay as they are, read back."""
+        return {
+            place: self._committed(shard, shard.first_row + place, shard.videos[place].video_id)
+            for place in sorted(shard.kept)
+        }
+
+    def _copy(self, shard: VideoShard, place: int, original: int, rows: Mapping[int, Row]) -> Row:
+        """The row of a video with the same bytes, under this video's name."""
+        video = shard.videos[place]
+        if original >= shard.first_row:
+            row = rows[original - shard.first_row]
+        else:
+            row = self._committed(shard, original, video.video_id)
+        if isinstance(row, Failure):
+            return dataclasses.replace(row, video_id=video.video_id, path=printable(video.path))
+        sha256 = row.source.sha256 if row.source else None
+        now = source_of(video.path) if video.path else None
+        source = now and dataclasses.replace(now, sha256=sha256)
+        return dataclasses.replace(row, video_id=video.video_id, source=source)
+
+    def _committed(self, shard: VideoShard, row: int, video_id: str) -> Row:
+        receipt = next(receipt for receipt in shard.receipts if row in receipt.rows)
+        for failed, failure in receipt.failures:
+            if failed == row:
+                return failure
+        store = self._opened()
+        source = receipt.sources[row - receipt.first_row]
+        return FeatureRows(store.storage, store.header).read(row, video_id=video_id, source=source)
 
     def _opened(self) -> StoreWriter:
         assert self._store is not None, "open_store comes first"
         return self._store
 
 
-def _padded(clip: Clip, tokens_TKD: NDArray[np.float16]) -> ClipTokens:
-    """The clip's tokens, with zeros in place of what the encoder made of the padding."""
-    num_frames, num_valid = len(tokens_TKD), len(clip.frames_THWC)
-    tokens = np.zeros_like(tokens_TKD)
-    tokens[:num_valid] = tokens_TKD[:num_valid]
-    pts_seconds = np.full(num_frames, np.nan)
-    pts_seconds[:num_valid] = clip.pts_seconds_T
-    return ClipTokens(
+def _features(
+    clip: Clip, maps: Mapping[str, NDArray[np.float16]], *, views: tuple[str, ...]
+) -> ClipFeatures:
+    """The clip's views, with nothing in place of what the encoder made of the padding."""
+    num_frames, num_valid = len(next(iter(maps.values()))), len(clip.frames_THWC)
+    valid_T = np.arange(num_frames) < num_valid
+    pts_seconds_T = np.full(num_frames, np.nan)
+    pts_seconds_T[:num_valid] = clip.pts_seconds_T
+    padded = {}
+    for name, tokens in maps.items():
+        padded[name] = np.zeros_like(tokens)
+        padded[name][:num_valid] = tokens[:num_valid]
+    return ClipFeatures(
         video_id=clip.video_id,
-        tokens_TKD=tokens,
-        valid_T=np.arange(num_frames) < num_valid,
-        pts_seconds_T=pts_seconds,
+        arrays=arrays_of_clip(views, padded, valid_T),
+        valid_T=valid_T,
+        pts_seconds_T=pts_seconds_T,
+        source=clip.source,
     )
 
 
-def _report(receipt: Receipt, started: float, encoded: float, wait: float) -> ShardReport:
-    written = time.perf_counter()
-    seconds = {"wait": wait, "encode": encoded - started, "write": written - encoded}
-    return ShardReport(
-        receipt=receipt, seconds={name: round(value, 4) for name, value in seconds.items()}
-    )
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in seconds.items()}

@@ -1,7 +1,7 @@
 """What a feature store is: the contract between extraction and everything that reads features.
 
-A store has one row per listed video and one per caption, fixed when it is created. A row of a
-video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
+A store has one row per listed video and one per caption; it may grow, and a row never moves. A row
+of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
 Knows nothing of how arrays lie on disk: ``store_zarr`` does.
 """
 
@@ -18,6 +18,7 @@ from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipTokens, Failure
 
 HEADER_FILE = "store.json"
+CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +86,11 @@ class FeatureStore(Protocol):
         ...
 
     def counts(self) -> StoreCounts:
-        """How many videos and captions are done, failed and pending."""
+        """How many videos and captions are done, failed, skipped and pending."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Of all its files."""
         ...
 
     def read_clip(self, row: int) -> ClipTokens:
@@ -103,6 +108,26 @@ class FeatureStore(Protocol):
             StoreError: If a row has no embedding.
         """
         ...
+
+
+def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
+    """The sum of a store, from its rows.
+
+    Args:
+        store: Any form.
+        done_N: (N,) True where a video's shard is committed.
+    """
+    skipped = sum(failure.is_skipped for failure in store.failures)
+    ok, done = int(store.has_features_N.sum()), int(done_N.sum())
+    return StoreCounts(
+        listed=len(done_N),
+        ok=ok,
+        failed=done - ok - skipped,
+        skipped=skipped,
+        pending=len(done_N) - done,
+        captions=len(store.has_embedding_Q),
+        captions_embedded=int(store.has_embedding_Q.sum()),
+    )
 
 
 def open_store(path: Path | str) -> FeatureStore:

@@ -1,229 +1,269 @@
-"""The Zarr v3 form of a feature store, for writing: the only importer of zarr.
+"""The Zarr v3 form of a feature store, for writing.
 
-A shard is one file, one unit of work and has one writer. It counts once its receipt exists, and a
-receipt is written last, so a reader never has to guess from values whether a row is there. Files
-outside ``features.zarr`` appear whole: written under a temporary name, then renamed. The layout is
-in docs/store-format.md.
+A shard is one file an array, one unit of work, and has one writer. Every file appears whole
+(`muse.pipeline.storage`), and a shard counts once its receipt says so, which is written last: a
+reader never has to guess from values whether a row is there. The layout is in docs/store-format.md.
 """
 
 import contextlib
+import dataclasses
 import hashlib
-import shutil
-from collections.abc import Iterator, Sequence
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from numpy.typing import NDArray
 
 from muse.errors import MuseError, StoreError
+from muse.pipeline.chunks import chunk_content, chunk_name, shard_content
+from muse.pipeline.feature_rows import FEATURES_FOLDER
 from muse.pipeline.header import StoreHeader
+from muse.pipeline.listing import ListedRows
+from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import (
     RECEIPTS_FOLDER,
     Receipt,
     ReceiptKind,
-    write_json,
+    receipt_name,
     write_receipt,
 )
-from muse.pipeline.records import ClipTokens, Failure, Listing
-from muse.pipeline.store import HEADER_FILE
-from muse.pipeline.store_zarr import FEATURES_FOLDER, ZarrStore
+from muse.pipeline.records import ClipFeatures, Failure, printable
+from muse.pipeline.sealed_json import sealed_bytes
+from muse.pipeline.storage import Storage, open_storage
+from muse.pipeline.store import CAPTIONS_PER_SHARD, HEADER_FILE
+from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
+from muse.pipeline.views import ArraySpec, arrays_of
 
-CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
+FAILURES_FILE = "failures.jsonl"
+RUN_FILE = "run.json"
+
+_Content = bytes | Sequence[bytes | memoryview]
 
 
 class StoreWriter:
-    """Creates a store, and writes its shards whole."""
+    """Creates a store, lets it grow, and writes its shards whole."""
 
-    def __init__(self, path: Path, header: StoreHeader) -> None:
-        self.path = path
+    def __init__(self, storage: Storage, header: StoreHeader) -> None:
+        self.storage = storage
         self.header = header
-        self._group = _open_group(path / FEATURES_FOLDER)
+        self._arrays = arrays_of(header.views, header.encoder, header.sampling.num_frames)
 
     @classmethod
-    def open(cls, path: Path) -> "StoreWriter":
-        """A writer of the store in a folder.
+    def open(cls, location: Path | str) -> "StoreWriter":
+        """A writer of the store in a folder or at a URL.
 
         Raises:
             StoreError: If its header can't be read.
         """
-        return cls(path, ZarrStore.open(path).header)
+        store = ZarrStore.open(location)
+        return cls(store.storage, store.header)
 
     @classmethod
-    def create(cls, path: Path, header: StoreHeader, listing: Listing) -> "StoreWriter":
+    def create(cls, location: Path | str, header: StoreHeader, rows: ListedRows) -> "StoreWriter":
         """A new store without rows done. The header appears last, and with it the store.
 
         Raises:
             StoreError: If the folder can't be written or holds something else.
         """
-        _require_free(path)
-        with writing(path):
-            if (path / RECEIPTS_FOLDER).exists():  # of a store whose header was removed
-                shutil.rmtree(path / RECEIPTS_FOLDER)
-            (path / RECEIPTS_FOLDER).mkdir(parents=True)
-            _create_arrays(path / FEATURES_FOLDER, header)
-            _write_tables(path, listing)
-            write_json(path / HEADER_FILE, header.as_json())
-        return cls(path, header)
+        storage = open_storage(location)
+        _require_free(storage)
+        with writing(storage.location):
+            storage.create()
+            for name in storage.list(RECEIPTS_FOLDER):  # of a store whose header was removed
+                storage.remove(name)
+        writer = cls(storage, header)
+        writer.describe(header, rows)
+        return writer
+
+    def describe(self, header: StoreHeader, rows: ListedRows) -> None:
+        """Tables, array shapes, then the header: until it is there, the old one counts.
+
+        Raises:
+            StoreError: If they can't be written.
+        """
+        from muse.pipeline.zarr_layout import array_metadata  # a writer of shards needs no zarr
+
+        with writing(self.storage.location):
+            files = {name: _parquet(columns) for name, columns in _tables(rows).items()}
+            for name, content in array_metadata(header).items():
+                files[f"{FEATURES_FOLDER}/{name}"] = content
+            for name, content in files.items():
+                self.storage.write(name, content)
+            hashes = {name: _sha256(content) for name, content in files.items()}
+            self.header = dataclasses.replace(header, files=hashes)
+            self.storage.write(HEADER_FILE, sealed_bytes(self.header.as_json()))
 
     def write_video_shard(
-        self, index: int, first_row: int, rows: Sequence[ClipTokens | Failure]
+        self,
+        shard: VideoShard,
+        rows: Sequence[ClipFeatures | Failure],
+        *,
+        seconds: Mapping[str, float],
     ) -> Receipt:
         """Writes and commits one shard of videos, whole."""
-        span = slice(first_row, first_row + len(rows))
-        clips = [(place, row) for place, row in enumerate(rows) if isinstance(row, ClipTokens)]
-        failures = [
-            (first_row + place, row) for place, row in enumerate(rows) if isinstance(row, Failure)
-        ]
-        with writing(self.path):
-            for name in ("tokens", "valid", "pts_seconds"):
-                array = self._array(name)
-                block = np.full((len(rows), *array.shape[1:]), array.fill_value, array.dtype)
-                for place, clip in clips:
-                    block[place] = getattr(clip, f"{name}_{'TKD' if name == 'tokens' else 'T'}")
-                # Zarr reads a last, short shard before it writes it: not one that is damaged.
-                self._shard_file(name, index).unlink(missing_ok=True)
-                array[span] = block
-            return self._commit("videos", index, span, tuple(failures))
+        clips = {place: row for place, row in enumerate(rows) if isinstance(row, ClipFeatures)}
+        files = self._video_files(shard.index, clips, num_rows=len(rows))
+        failures = tuple(
+            (shard.first_row + place, row)
+            for place, row in enumerate(rows)
+            if isinstance(row, Failure)
+        )
+        sources = tuple(
+            clips[place].source if place in clips else None for place in range(len(rows))
+        )
+        receipt = Receipt(
+            kind="videos",
+            index=shard.index,
+            first_row=shard.first_row,
+            num_rows=len(rows),
+            members_sha256=shard.members_sha256,
+            failures=failures,
+            sources=sources,
+        )
+        return self._commit(receipt, files, shard.kept, seconds)
 
     def write_caption_shard(
-        self, index: int, first_row: int, embeddings_BD: NDArray[np.float16]
+        self,
+        shard: CaptionShard,
+        embeddings_BD: NDArray[np.float16],
+        *,
+        seconds: Mapping[str, float],
     ) -> Receipt:
         """Writes and commits one shard of caption embeddings, whole."""
-        span = slice(first_row, first_row + len(embeddings_BD))
-        with writing(self.path):
-            self._shard_file("captions", index).unlink(missing_ok=True)
-            self._array("captions")[span] = embeddings_BD
-            return self._commit("captions", index, span, ())
+        name = chunk_name(f"{FEATURES_FOLDER}/captions", shard.index, 2)
+        content = chunk_content(embeddings_BD, rows_per_chunk=CAPTIONS_PER_SHARD, fill_value=0)
+        receipt = Receipt(
+            kind="captions",
+            index=shard.index,
+            first_row=shard.first_row,
+            num_rows=len(embeddings_BD),
+            members_sha256=shard.members_sha256,
+            left_out=shard.left_out,
+        )
+        return self._commit(receipt, {name: content}, shard.kept, seconds)
+
+    def reopen(self, receipt: Receipt, rows: Sequence[int]) -> None:
+        """Lets some rows of a committed shard be done again."""
+        with writing(self.storage.location):
+            write_receipt(self.storage, receipt.reopened(rows))
+
+    def withdraw(self, kind: ReceiptKind, index: int) -> None:
+        """Forgets a shard: the next run writes all of it again."""
+        with writing(self.storage.location):
+            self.storage.remove(receipt_name(kind, index))
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """A file beside the arrays, such as `RUN_FILE`."""
+        with writing(self.storage.location):
+            self.storage.write(name, content)
+
+    def _video_files(
+        self, index: int, clips: Mapping[int, ClipFeatures], *, num_rows: int
+    ) -> dict[str, _Content | None]:
+        """Name -> content of every file of a shard; None where no row is left to be written."""
+        size = self.header.shard_size
+        files: dict[str, _Content | None] = {}
+        for spec in self._arrays:
+            name = chunk_name(f"{FEATURES_FOLDER}/{spec.name}", index, 1 + len(spec.shape))
+            rows = {place: _checked(clip, spec) for place, clip in clips.items()}
+            files[name] = shard_content(rows, rows_per_shard=size) if rows else None
+        frames = self.header.sampling.num_frames
+        valid = np.zeros((num_rows, frames), np.bool_)
+        pts_seconds = np.full((num_rows, frames), np.nan)
+        for place, clip in clips.items():
+            valid[place], pts_seconds[place] = clip.valid_T, clip.pts_seconds_T
+        for name, block, fill in (("valid", valid, False), ("pts_seconds", pts_seconds, np.nan)):
+            file = chunk_name(f"{FEATURES_FOLDER}/{name}", index, 2)
+            content = chunk_content(block, rows_per_chunk=size, fill_value=fill)
+            files[file] = content if clips else None
+        return files
 
     def _commit(
         self,
-        kind: ReceiptKind,
-        index: int,
-        span: slice,
-        failures: tuple[tuple[int, Failure], ...],
+        receipt: Receipt,
+        files: Mapping[str, _Content | None],
+        kept: frozenset[int],
+        seconds: Mapping[str, float],
     ) -> Receipt:
-        receipt = Receipt(
-            kind=kind,
-            index=index,
-            first_row=span.start,
-            num_rows=span.stop - span.start,
-            failures=failures,
-            sha256=dict(self._hashes(kind, index)),
-        )
-        write_receipt(self.path, receipt)
-        return receipt
-
-    def _hashes(self, kind: ReceiptKind, index: int) -> Iterator[tuple[str, str]]:
-        """Of the shard's files. A shard whose videos all failed has none: it is all fill value."""
-        names = ("captions",) if kind == "captions" else ("tokens", "valid", "pts_seconds")
-        for name in names:
-            file = self._shard_file(name, index)
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                yield str(file.relative_to(self.path)), digest
-
-    def _shard_file(self, name: str, index: int) -> Path:
-        zeros = ["0"] * (self._array(name).ndim - 1)
-        return self.path.joinpath(FEATURES_FOLDER, name, "c", str(index), *zeros)
-
-    def _array(self, name: str) -> Any:
-        try:
-            return self._group[name]
-        except (KeyError, OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.path / FEATURES_FOLDER}: array {name!r} can't be opened ({error}). "
-                "Extract into another --out."
-            ) from error
+        with writing(self.storage.location):
+            if not self.storage.exists() or self.storage.size(HEADER_FILE) is None:
+                raise FileNotFoundError(f"its {HEADER_FILE} has disappeared")
+            if kept:  # they stay readable while the files change
+                again = set(receipt.rows) - {receipt.first_row + place for place in kept}
+                write_receipt(self.storage, receipt.reopened(sorted(again)))
+            started, hashes = time.perf_counter(), {}
+            for name, content in files.items():
+                if content is None:
+                    self.storage.remove(name)
+                else:
+                    self.storage.write(name, content)
+                    hashes[name] = _sha256(content)
+            written = round(time.perf_counter() - started, 4)
+            final = dataclasses.replace(
+                receipt, sha256=hashes, seconds={**seconds, "write": written}
+            )
+            write_receipt(self.storage, final)
+        return final
 
 
-def _open_group(path: Path) -> Any:
-    try:
-        return zarr.open_group(path, mode="r+")
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: can't be opened ({error}). Extract into another --out."
-        ) from error
+def _checked(clip: ClipFeatures, spec: ArraySpec) -> NDArray[Any]:
+    row = clip.arrays[spec.name]
+    assert row.shape == spec.shape and row.dtype == spec.dtype, (spec, row.shape, row.dtype)
+    return row
 
 
-def _create_arrays(path: Path, header: StoreHeader) -> None:
-    videos, frames = header.num_videos, header.sampling.num_frames
-    tokens, dim = header.encoder.tokens_per_frame, header.encoder.dim
-    group = zarr.create_group(path, overwrite=True, zarr_format=3)
-    group.create_array(
-        "tokens",
-        shape=(videos, frames, tokens, dim),
-        chunks=(1, frames, tokens, dim),
-        shards=(header.shard_size, frames, tokens, dim),
-        dtype="float16",
-        compressors=None,  # CLIP tokens shrink by 8 % at several times the CPU
-        fill_value=0,
-        dimension_names=["video", "frame", "token", "dim"],
-    )
-    for name, dtype, fill_value in (("valid", "bool", False), ("pts_seconds", "float64", np.nan)):
-        group.create_array(
-            name,
-            shape=(videos, frames),
-            chunks=(header.shard_size, frames),
-            dtype=dtype,
-            compressors=None,
-            fill_value=fill_value,
-            dimension_names=["video", "frame"],
-        )
-    group.create_array(
-        "captions",
-        shape=(header.num_captions, dim),
-        chunks=(CAPTIONS_PER_SHARD, dim),
-        dtype="float16",
-        compressors=None,
-        fill_value=0,
-        dimension_names=["caption", "dim"],
-    )
+def _sha256(content: _Content) -> str:
+    digest = hashlib.sha256()
+    for piece in [content] if isinstance(content, bytes) else content:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
-def _write_tables(path: Path, listing: Listing) -> None:
+def _tables(rows: ListedRows) -> dict[str, dict[str, pa.Array]]:
     videos = {
-        "video_id": [video.video_id for video in listing.videos],
-        "path": [str(video.path or "") for video in listing.videos],
+        "video_id": pa.array([video.video_id for video in rows.videos], pa.string()),
+        "path": pa.array([printable(video.path) for video in rows.videos], pa.string()),
+        "duplicate_of": pa.array(rows.duplicate_of, pa.int64()),
     }
     captions = {
-        name: [getattr(caption, name) for caption in listing.captions]
+        name: pa.array([getattr(caption, name) for caption in rows.captions], pa.string())
         for name in ("video_id", "text", "split")
     }
-    for name, columns in (("videos", videos), ("captions", captions)):
-        table = pa.table({key: pa.array(column, pa.string()) for key, column in columns.items()})
-        temporary = path / f"{name}.parquet.partial"
-        pq.write_table(table, temporary)
-        temporary.replace(path / f"{name}.parquet")
+    return {VIDEOS_FILE: videos, CAPTIONS_FILE: captions}
 
 
-def _require_free(path: Path) -> None:
+def _parquet(columns: Mapping[str, pa.Array]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), stream)
+    return stream.getvalue()
+
+
+def _require_free(storage: Storage) -> None:
     """A store may be created in a new or empty folder, or over one whose creation was cut off."""
-    ours = {FEATURES_FOLDER, RECEIPTS_FOLDER, "videos.parquet", "captions.parquet"}
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path}: a file is in the way. Choose another --out.")
-    found = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    strange = sorted(name for name in found - ours if not name.endswith(".partial"))
+    ours = {FEATURES_FOLDER, RECEIPTS_FOLDER, VIDEOS_FILE, CAPTIONS_FILE}
+    with writing(storage.location):
+        strange = sorted(set(storage.entries()) - ours)
     if strange:
         raise StoreError(
-            f"{path}: not a feature store, and not empty ({strange[0]} is in it). "
+            f"{storage.location}: not a feature store, and not empty ({strange[0]} is in it). "
             "Choose another --out."
         )
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk or a read-only folder into a `StoreError` of one line."""
+def writing(location: str) -> Iterator[None]:
+    """Turns a full disk, a read-only folder or one that is gone into a `StoreError` of one line."""
     try:
         yield
     except MuseError:  # some are an OSError too
         raise
     except OSError as error:
         raise StoreError(
-            f"{path}: can't be written ({error.strerror or error}). What was committed is safe: "
-            "mend it and run the same command again."
+            f"{location}: can't be written ({error.strerror or error}). What was committed is "
+            "safe: mend it and run the same command again."
         ) from error

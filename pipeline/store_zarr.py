@@ -5,10 +5,10 @@ is still being extracted is opened again to see more. Rows are read by `muse.pip
 this module needs no zarr; ``store_writer`` writes.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,84 +16,92 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
-from muse.pipeline.chunks import RowArray
+from muse.pipeline.feature_rows import FEATURES_FOLDER, FeatureRows
 from muse.pipeline.header import StoreHeader, header_from_json
 from muse.pipeline.receipts import Receipt, ReceiptKind, read_receipts
-from muse.pipeline.records import Caption, ClipTokens, Failure
-from muse.pipeline.store import HEADER_FILE, StoreCounts
+from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
+from muse.pipeline.sealed_json import hash_of_json, unsealed
+from muse.pipeline.storage import Storage, open_storage
+from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of
+from muse.pipeline.views import ArraySpec
 
-FEATURES_FOLDER = "features.zarr"
+VIDEOS_FILE = "videos.parquet"
+CAPTIONS_FILE = "captions.parquet"
 
 
 class ZarrStore:
-    """A store in a folder."""
+    """A store in a folder or at a URL."""
 
-    def __init__(self, path: Path, header: StoreHeader) -> None:
-        self.path = path
+    def __init__(self, storage: Storage, header: StoreHeader) -> None:
+        self.storage = storage
         self.header = header
+        self._rows = FeatureRows(storage, header)
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """What is kept of each video."""
+        return self._rows.arrays
 
     @property
     def location(self) -> str:
-        """The folder."""
-        return str(self.path)
-
-    @property
-    def root_sha256(self) -> str:
-        """Of all that is committed."""
-        raise NotImplementedError
-
-    @property
-    def timestamps_sha256(self) -> str:
-        """Of the frames that were decoded."""
-        raise NotImplementedError
+        """The folder or URL."""
+        return self.storage.location
 
     @classmethod
-    def open(cls, path: Path) -> "ZarrStore":
-        """The store in a folder.
+    def open(cls, location: Path | str) -> "ZarrStore":
+        """The store in a folder or at a URL.
 
         Raises:
             StoreError: If its header can't be read.
         """
-        source = path / HEADER_FILE
+        storage = open_storage(location)
         try:
-            content = json.loads(source.read_text(encoding="utf-8"))
+            content = unsealed(storage.read(HEADER_FILE))
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{source}: can't be read ({error}). Extract into another --out."
+                f"{storage.location}: {HEADER_FILE} can't be read ({error}). "
+                "Extract into another --out."
             ) from error
-        return cls(path, header_from_json(content, source=str(source)))
+        header = header_from_json(content, source=f"{storage.location}/{HEADER_FILE}")
+        return cls(storage, header)
 
     # -- tables ------------------------------------------------------------------------------
 
     @cached_property
     def video_ids(self) -> Sequence[str]:
         """Of all N listed videos, in row order."""
-        return self._column("videos.parquet", "video_id")
+        return self._column(VIDEOS_FILE, "video_id", self.header.num_videos)
 
     @cached_property
-    def video_paths(self) -> Sequence[str]:
-        """Where each video lay when it was listed; empty where it was missing."""
-        return self._column("videos.parquet", "path")
+    def duplicate_of(self) -> Sequence[int | None]:
+        """For each video the row of the one that had the same bytes when it was listed."""
+        return self._column(VIDEOS_FILE, "duplicate_of", self.header.num_videos)
 
     @cached_property
     def captions(self) -> Sequence[Caption]:
         """All Q captions, in row order."""
-        columns = (self._column("captions.parquet", name) for name in ("video_id", "text", "split"))
+        num = self.header.num_captions
+        columns = (self._column(CAPTIONS_FILE, name, num) for name in ("video_id", "text", "split"))
         return [
             Caption(video_id=video_id, text=text, split=split)
             for video_id, text, split in zip(*columns, strict=True)
         ]
 
-    def _column(self, file_name: str, column: str) -> list[str]:
-        source = self.path / file_name
+    def _column(self, name: str, column: str, num_rows: int) -> list[Any]:
+        """The rows that the header counts: a growth that was cut off may have left more."""
         try:
-            table = pq.read_table(source, columns=[column])
+            table = pq.read_table(pa.BufferReader(self.storage.read(name)), columns=[column])
         except (OSError, pa.ArrowException) as error:
             words = " ".join(str(error).split())
             raise StoreError(
-                f"{source}: can't be read ({words}). Extract into another --out."
+                f"{self.location}: {name} can't be read ({words}). Extract into another --out."
             ) from error
-        values: list[str] = table.column(column).to_pylist()
+        values: list[Any] = table.column(column)[:num_rows].to_pylist()
+        if len(values) != num_rows:
+            raise StoreError(
+                f"{self.location}: {name} has {len(values)} rows, the header says {num_rows}. "
+                "Copy the store again, or extract into another --out."
+            )
         return values
 
     # -- what is done ------------------------------------------------------------------------
@@ -105,17 +113,17 @@ class ZarrStore:
         Raises:
             StoreError: If one can't be read.
         """
-        return read_receipts(self.path, "videos")
+        return read_receipts(self.storage, "videos")
 
     @cached_property
     def caption_receipts(self) -> Sequence[Receipt]:
         """Of committed shards of captions, in order."""
-        return read_receipts(self.path, "captions")
+        return read_receipts(self.storage, "captions")
 
     @cached_property
     def has_features_N(self) -> NDArray[np.bool_]:
         """(N,) True where a video's shard is committed and the video did not fail."""
-        done = self._done("videos")
+        done = self.done("videos").copy()
         for receipt in self.video_receipts:
             done[[row for row, _ in receipt.failures]] = False
         return done
@@ -123,62 +131,92 @@ class ZarrStore:
     @cached_property
     def has_embedding_Q(self) -> NDArray[np.bool_]:
         """(Q,) True where a caption's shard is committed and its video was not missing."""
-        paths = zip(self.video_ids, self.video_paths, strict=True)
-        missing = {video_id for video_id, path in paths if not path}
-        is_wanted = [caption.video_id not in missing for caption in self.captions]
-        return self._done("captions") & np.array(is_wanted, dtype=np.bool_)
+        done = self.done("captions").copy()
+        for receipt in self.caption_receipts:
+            done[list(receipt.left_out)] = False
+        return done
 
-    @property
+    @cached_property
     def failures(self) -> Sequence[Failure]:
-        """Of committed shards, in row order."""
+        """Of committed shards, failed and skipped, in row order."""
         return [failure for receipt in self.video_receipts for _, failure in receipt.failures]
 
+    @cached_property
+    def sources(self) -> dict[int, SourceFile]:
+        """Row -> the file that a committed video was decoded from."""
+        return {
+            row: source
+            for receipt in self.video_receipts
+            for row, source in zip(receipt.rows, receipt.sources, strict=True)
+            if source is not None
+        }
+
     def counts(self) -> StoreCounts:
-        """How many videos and captions are done, failed and pending."""
-        done = int(self._done("videos").sum())
-        failed = len(self.failures)
-        return StoreCounts(
-            listed=self.header.num_videos,
-            ok=done - failed,
-            failed=failed,
-            skipped=0,
-            pending=self.header.num_videos - done,
-            captions=self.header.num_captions,
-            captions_embedded=int(self.has_embedding_Q.sum()),
+        """How many videos and captions are done, failed, skipped and pending."""
+        return counts_of(self, done_N=self.done("videos"))
+
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(self.storage.size(name) or 0 for name in self.storage.list(""))
+
+    @property
+    def root_sha256(self) -> str:
+        """Of all that is committed, from header and receipts."""
+        header = {
+            name: getattr(self.header, name)
+            for name in ("fingerprint", "views", "shard_size", "batch_videos", "listing_sha256")
+        }
+        receipts = [*self.video_receipts, *self.caption_receipts]
+        return hash_of_json([header, [receipt.lasting_part() for receipt in receipts]])
+
+    @property
+    def timestamps_sha256(self) -> str:
+        """Of the videos and of the frames that were decoded of them."""
+        name = f"{FEATURES_FOLDER}/pts_seconds/"
+        return hash_of_json(
+            [
+                [receipt.members_sha256, [v for k, v in receipt.sha256.items() if name in k]]
+                for receipt in self.video_receipts
+            ]
         )
 
-    def _done(self, kind: ReceiptKind) -> NDArray[np.bool_]:
+    def done(self, kind: ReceiptKind) -> NDArray[np.bool_]:
+        """True for each row that is committed, failed ones included."""
         is_videos = kind == "videos"
         receipts = self.video_receipts if is_videos else self.caption_receipts
         num_rows = self.header.num_videos if is_videos else self.header.num_captions
         done = np.zeros(num_rows, dtype=np.bool_)
         for receipt in receipts:
             done[receipt.first_row : receipt.first_row + receipt.num_rows] = True
+            done[list(receipt.pending)] = False
         return done
 
     # -- reading -----------------------------------------------------------------------------
 
     def read_clip(self, row: int) -> ClipTokens:
-        """The tokens of one video.
+        """The tokens of one video, from its int8 view where it is the only one.
 
         Raises:
             StoreError: If the video has no features, or the file that should hold them is gone.
         """
-        if not self.has_features_N[row]:
-            raise StoreError(
-                f"{self.path}: video {self.video_ids[row]!r} (row {row}) has no features. "
-                "Rows with features are in has_features_N."
-            )
-        if not self._tokens.has_row(row):
-            raise self._lost("tokens", row)
+        self._require_features(row)
         if not self._valid_NT[row].any():
-            raise self._lost("valid", row)
+            raise self._rows.lost("valid", row)
         return ClipTokens(
             video_id=self.video_ids[row],
-            tokens_TKD=self._tokens.row(row),
+            tokens_TKD=self._rows.tokens(row),
             valid_T=self._valid_NT[row],
-            pts_seconds_T=self._pts_seconds.row(row),
+            pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )
+
+    def read_features(self, row: int) -> ClipFeatures:
+        """All that is kept of one video.
+
+        Raises:
+            StoreError: If the video has no features, or the file that should hold them is gone.
+        """
+        self._require_features(row)
+        return self._rows.read(row, video_id=self.video_ids[row], source=self.sources.get(row))
 
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
         """(len(rows), D) text embeddings.
@@ -189,36 +227,18 @@ class ZarrStore:
         missing = rows[~self.has_embedding_Q[rows]]
         if len(missing):
             raise StoreError(
-                f"{self.path}: {len(missing)} captions have no embedding yet. "
+                f"{self.location}: {len(missing)} captions have no embedding yet. "
                 "Run `muse extract` again to finish the store."
             )
-        gone = [row for row in rows.tolist() if not self._caption_embeddings.has_row(row)]
-        if gone:
-            raise self._lost("captions", gone[0])
-        return self._caption_embeddings.rows(rows)
+        return self._rows.captions(rows)
 
-    def _lost(self, name: str, row: int) -> StoreError:
-        return StoreError(
-            f"{self.path / FEATURES_FOLDER / name}: row {row} is not in its file, but its shard is "
-            "committed. Was the store copied whole? Remove the shard's receipt, and `muse extract` "
-            "writes it again."
-        )
-
-    @cached_property
-    def _tokens(self) -> RowArray:
-        return self._array("tokens")
-
-    @cached_property
-    def _pts_seconds(self) -> RowArray:
-        return self._array("pts_seconds")
-
-    @cached_property
-    def _caption_embeddings(self) -> RowArray:
-        return self._array("captions")
+    def _require_features(self, row: int) -> None:
+        if not self.has_features_N[row]:
+            raise StoreError(
+                f"{self.location}: video {self.video_ids[row]!r} (row {row}) has no features. "
+                "Rows with features are in has_features_N."
+            )
 
     @cached_property
     def _valid_NT(self) -> NDArray[np.bool_]:
-        return self._array("valid").all_rows()  # T bytes a video
-
-    def _array(self, name: str) -> RowArray:
-        return RowArray(self.path / FEATURES_FOLDER / name)
+        return self._rows.array("valid").all_rows()  # T bytes a video

@@ -60,3 +60,7 @@ class DecodeError(MuseError, ValueError):
 
 def _decode_error(message: str, reason: str) -> DecodeError:
     return DecodeError(message, reason=reason)
+
+
+class TooManyFailuresError(MuseError, RuntimeError):
+    """More videos failed than the run allows; what was committed is safe."""

@@ -84,6 +84,9 @@ class MemoryStore:
             captions_embedded=int(self.has_embedding_Q.sum()),
         )
 
+    def size_bytes(self) -> int:
+        return 0
+
     def read_clip(self, row: int) -> ClipTokens:
         self.reads.append(row)
         clip = self._clips[row]

@@ -140,7 +140,9 @@ class PlainEncoder:
     def __init__(self, info: EncoderInfo) -> None:
         self.info = info
 
-    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
         quarters = [frames_BHWC] + [
             frames_BHWC[:, top : top + 16, left : left + 16]
             for top, left in ((0, 0), (0, 16), (16, 0), (16, 16))
@@ -148,7 +150,7 @@ class PlainEncoder:
         tokens = np.zeros((len(frames_BHWC), TOKENS, DIM), dtype=np.float16)
         for place, quarter in enumerate(quarters):
             tokens[:, place, :3] = quarter.mean(axis=(1, 2)) / 255 + 0.25
-        return tokens
+        return {"tokens": tokens}
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
         return np.array([[len(text), *map(text.count, "aeo")] for text in texts], np.float16)

@@ -1,0 +1,177 @@
+"""What sets two stores apart: settings, listings, states, time stamps, features.
+
+Knows nothing of files: it compares two stores in any form, row by row where it has to.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse.pipeline.header import StoreHeader, flat_fields
+from muse.pipeline.store import RawStore
+
+_NOT_SETTINGS = ("num_videos", "num_captions", "listing_sha256", "files", "golden", "versions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldDifference:
+    """A setting that two headers have differently."""
+
+    name: str
+    left: object
+    right: object
+    is_in_fingerprint: bool
+    """True if it makes the features of another kind, so that no head fits both."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureDifference:
+    """A video whose features differ."""
+
+    video_id: str
+    array: str
+    relative_error: float
+    """Norm of the difference over the norm of the left one, in float64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreDiff:
+    """Everything found; empty where two stores hold the same."""
+
+    fields: tuple[FieldDifference, ...]
+    versions: tuple[FieldDifference, ...]
+    """Of packages: they explain, and are no difference by themselves."""
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+    captions_only_left: int
+    captions_only_right: int
+    states: tuple[tuple[str, str, str], ...]
+    """(video id, state left, state right), such as ``ok`` and ``failed: timeout``."""
+    timestamps: tuple[str, ...]
+    """Ids of videos of which other frames were decoded."""
+    features: tuple[FeatureDifference, ...]
+    num_compared: int
+    """Videos whose features were read and compared."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing but versions differs."""
+        found = (
+            self.fields,
+            self.only_left,
+            self.only_right,
+            self.states,
+            self.timestamps,
+            self.features,
+        )
+        return not (any(found) or self.captions_only_left or self.captions_only_right)
+
+
+def diff_stores(left: RawStore, right: RawStore, *, max_videos: int | None = None) -> StoreDiff:
+    """What sets two stores apart.
+
+    Args:
+        left: One store.
+        right: The other.
+        max_videos: Read the features of so many common videos at the most, spread evenly; None
+            reads all.
+
+    Raises:
+        StoreError: If a row can't be read.
+    """
+    rows_left, rows_right = _row_of(left), _row_of(right)
+    common = [video_id for video_id in left.video_ids if video_id in rows_right]
+    states = (_states(left), _states(right))
+    both_ok = [i for i in common if states[0][i] == states[1][i] == "ok"]
+    compared = _spread(both_ok, max_videos)
+    pairs = [(i, rows_left[i], rows_right[i]) for i in compared]
+    other_frames = tuple(_other_frames(left, right, pairs))
+    same_frames = [pair for pair in pairs if pair[0] not in set(other_frames)]
+    captions = (set(left.captions), set(right.captions))
+    return StoreDiff(
+        fields=tuple(_fields(left.header, right.header)),
+        versions=tuple(_versions(left.header, right.header)),
+        only_left=tuple(i for i in left.video_ids if i not in rows_right),
+        only_right=tuple(i for i in right.video_ids if i not in rows_left),
+        captions_only_left=len(captions[0] - captions[1]),
+        captions_only_right=len(captions[1] - captions[0]),
+        states=tuple(
+            (i, states[0][i], states[1][i]) for i in common if states[0][i] != states[1][i]
+        ),
+        timestamps=other_frames,
+        features=tuple(_other_features(left, right, same_frames)),
+        num_compared=len(compared),
+    )
+
+
+def _fields(left: StoreHeader, right: StoreHeader) -> Iterator[FieldDifference]:
+    other = flat_fields("", right)
+    for name, value in flat_fields("", left).items():
+        top = name.partition(".")[0]
+        if top not in _NOT_SETTINGS and value != other.get(name):
+            yield FieldDifference(
+                name=name,
+                left=value,
+                right=other.get(name),
+                is_in_fingerprint=top in ("encoder", "sampling", "format_version"),
+            )
+
+
+def _versions(left: StoreHeader, right: StoreHeader) -> Iterator[FieldDifference]:
+    for name in sorted({*left.versions, *right.versions}):
+        pair = (left.versions.get(name), right.versions.get(name))
+        if pair[0] != pair[1]:
+            yield FieldDifference(name=name, left=pair[0], right=pair[1], is_in_fingerprint=False)
+
+
+def _row_of(store: RawStore) -> dict[str, int]:
+    return {video_id: row for row, video_id in enumerate(store.video_ids)}
+
+
+def _states(store: RawStore) -> dict[str, str]:
+    states = {
+        video_id: "ok" if has_features else "pending"
+        for video_id, has_features in zip(store.video_ids, store.has_features_N, strict=True)
+    }
+    for failure in store.failures:
+        kind = "skipped" if failure.is_skipped else "failed"
+        states[failure.video_id] = f"{kind}: {failure.reason}"
+    return states
+
+
+def _spread(ids: Sequence[str], at_most: int | None) -> list[str]:
+    if at_most is None or len(ids) <= at_most:
+        return list(ids)
+    return [ids[place] for place in np.linspace(0, len(ids) - 1, at_most).astype(int)]
+
+
+def _other_frames(
+    left: RawStore, right: RawStore, pairs: Sequence[tuple[str, int, int]]
+) -> Iterator[str]:
+    for video_id, row_left, row_right in pairs:
+        times = (left.read_features(row_left), right.read_features(row_right))
+        if not np.array_equal(times[0].pts_seconds_T, times[1].pts_seconds_T, equal_nan=True):
+            yield video_id
+
+
+def _other_features(
+    left: RawStore, right: RawStore, pairs: Sequence[tuple[str, int, int]]
+) -> Iterator[FeatureDifference]:
+    shapes = {(spec.name, spec.shape) for spec in left.arrays}
+    names = [spec.name for spec in right.arrays if (spec.name, spec.shape) in shapes]
+    for video_id, row_left, row_right in pairs:
+        arrays = (left.read_features(row_left).arrays, right.read_features(row_right).arrays)
+        for name in names:
+            error = _relative_error(arrays[0][name], arrays[1][name])
+            if error:
+                yield FeatureDifference(video_id=video_id, array=name, relative_error=error)
+
+
+def _relative_error(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
+    if left.tobytes() == right.tobytes():
+        return 0.0
+    ours, theirs = left.astype(np.float64), right.astype(np.float64)
+    norm = float(np.linalg.norm(ours)) or 1.0
+    return float(np.linalg.norm(ours - theirs)) / norm or np.finfo(np.float64).tiny

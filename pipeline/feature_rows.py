@@ -1,0 +1,94 @@
+"""Rows of a Zarr store's arrays by their number: all views of a video, or some captions.
+
+Knows nothing of receipts: whoever asks for a row knows that it is committed.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse.errors import StoreError
+from muse.pipeline.chunks import RowArray
+from muse.pipeline.header import StoreHeader
+from muse.pipeline.records import ClipFeatures, SourceFile
+from muse.pipeline.storage import Storage
+from muse.pipeline.views import ArraySpec, arrays_of, dequantise
+
+FEATURES_FOLDER = "features.zarr"
+
+
+class FeatureRows:
+    """The arrays below ``features.zarr``, each opened when it is first read."""
+
+    def __init__(self, storage: Storage, header: StoreHeader) -> None:
+        self._storage = storage
+        self._views = header.views
+        self.arrays: tuple[ArraySpec, ...] = arrays_of(
+            header.views, header.encoder, header.sampling.num_frames
+        )
+        self._opened: dict[str, RowArray] = {}
+
+    def array(self, name: str) -> RowArray:
+        """One array of the store."""
+        if name not in self._opened:
+            self._opened[name] = RowArray(self._storage, f"{FEATURES_FOLDER}/{name}")
+        return self._opened[name]
+
+    def read(self, row: int, *, video_id: str, source: SourceFile | None) -> ClipFeatures:
+        """All that is kept of one video.
+
+        Raises:
+            StoreError: If the file that should hold it is gone or damaged.
+        """
+        valid_T = self.array("valid").row(row)
+        if not valid_T.any():
+            raise self.lost("valid", row)
+        return ClipFeatures(
+            video_id=video_id,
+            arrays={spec.name: self._row(spec.name, row) for spec in self.arrays},
+            valid_T=valid_T,
+            pts_seconds_T=self.array("pts_seconds").row(row),
+            source=source,
+        )
+
+    def tokens(self, row: int) -> NDArray[np.float16]:
+        """(T, K, D) projected tokens, from the int8 view where it is the only one.
+
+        Raises:
+            StoreError: If the store has neither, or the file that should hold them is gone.
+        """
+        if "tokens" in self._views:
+            return self._row("tokens", row)
+        if "int8" in self._views:
+            return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
+        raise StoreError(
+            f"{self._storage.location}: no tokens in it, only the views {', '.join(self._views)}. "
+            "A head needs --views tokens or int8 at extraction."
+        )
+
+    def captions(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
+        """(len(rows), D) text embeddings.
+
+        Raises:
+            StoreError: If the file that should hold one is gone or damaged.
+        """
+        embeddings = self.array("captions")
+        gone = [row for row in rows.tolist() if not embeddings.has_row(row)]
+        if gone:
+            raise self.lost("captions", gone[0])
+        return embeddings.rows(rows)
+
+    def lost(self, name: str, row: int) -> StoreError:
+        """The error for a row that a receipt promises and the file does not hold."""
+        return StoreError(
+            f"{self._storage.location}/{FEATURES_FOLDER}/{name}: row {row} is not in its file, but "
+            "its shard is committed. Was the store copied whole? `muse store verify --repair` and "
+            "then `muse extract` write its shard again."
+        )
+
+    def _row(self, name: str, row: int) -> NDArray[Any]:
+        array = self.array(name)
+        if not array.has_row(row):
+            raise self.lost(name, row)
+        return array.row(row)

@@ -1,0 +1,9 @@
+"""Temporary."""
+
+
+def measure_golden(encoder):
+    return None
+
+
+def require_same_golden(found, wanted, *, precision, what):
+    pass

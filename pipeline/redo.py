@@ -1,0 +1,125 @@
+"""Which committed videos are done again, and when a run has failed too often.
+
+Knows nothing of decoding: it reads receipts and looks at files, and makes rows pending.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from muse.errors import TooManyFailuresError, UsageError
+from muse.pipeline.listing import ListedRows
+from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import FAILURE_REASONS
+from muse.pipeline.sources import ChangeTest, has_changed
+from muse.pipeline.store_writer import StoreWriter
+from muse.pipeline.store_zarr import ZarrStore
+
+ALL_REASONS = "all"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedoRules:
+    """Which videos of a store are done again."""
+
+    failed: tuple[str, ...] = ()
+    """Reasons whose videos are tried again; ``all`` for every one."""
+    changed: ChangeTest | None = None
+    """How a file is compared with what it was; None leaves changed files alone."""
+
+    def __post_init__(self) -> None:
+        unknown = [r for r in self.failed if r not in (*FAILURE_REASONS, ALL_REASONS)]
+        if unknown:
+            raise UsageError(
+                f"retry_failed {unknown[0]!r}: choose {ALL_REASONS} or of "
+                f"{', '.join(FAILURE_REASONS)}"
+            )
+
+    def retries(self, reason: str) -> bool:
+        """True if a video that failed for this reason is tried again."""
+        return reason in self.failed or ALL_REASONS in self.failed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureLimit:
+    """How many videos of a store may fail before a run stops."""
+
+    share: float = 1.0
+    """Of the listed videos."""
+    count: int | None = None
+    """Of videos, in place of a share."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FailureLimit":
+        """``1%``, ``2.5%`` or a number of videos.
+
+        Raises:
+            UsageError: If it is neither.
+        """
+        try:
+            if text.endswith("%"):
+                limit = cls(share=float(text[:-1]) / 100)
+            else:
+                limit = cls(count=int(text))
+        except ValueError:
+            limit = cls(share=math.nan)
+        if not 0 <= limit.share <= 1 or (limit.count or 0) < 0:
+            raise UsageError(
+                f"max_failures {text!r}: write a share such as 1%, or a number"
+            ) from None
+        return limit
+
+    def check(self, num_failed: int, *, of: int) -> None:
+        """Nothing, while no more videos have failed than may.
+
+        Raises:
+            TooManyFailuresError: If more have.
+        """
+        allowed = self.count if self.count is not None else self.share * of
+        if num_failed > allowed:
+            limit = f"{self.share:.3g} of them" if self.count is None else str(self.count)
+            raise TooManyFailuresError(
+                f"{num_failed} of {of} videos failed, and --max-failures allows {limit}. What was "
+                "committed is safe: `muse store errors` says why; mend it, or raise the limit, and "
+                "run the same command again."
+            )
+
+
+def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> int:
+    """Makes the videos that the rules name pending, and the captions that waited for them.
+
+    Returns:
+        How many videos.
+    """
+    again: dict[int, list[int]] = defaultdict(list)
+    for receipt in store.video_receipts:
+        again[receipt.index] = [
+            *_failed(receipt, rules),
+            *_changed(receipt, rows, rules),
+        ]
+    writer = StoreWriter(store.storage, store.header)
+    for receipt in store.video_receipts:
+        if again[receipt.index]:
+            writer.reopen(receipt, again[receipt.index])
+    videos = {rows.videos[row].video_id for found in again.values() for row in found}
+    present = {video.video_id for video in rows.videos if video.path is not None}
+    for receipt in store.caption_receipts:
+        waiting = [r for r in receipt.left_out if rows.captions[r].video_id in videos & present]
+        if waiting:
+            writer.reopen(receipt, waiting)
+    return len(videos)
+
+
+def _failed(receipt: Receipt, rules: RedoRules) -> Iterable[int]:
+    return (row for row, failure in receipt.failures if rules.retries(failure.reason))
+
+
+def _changed(receipt: Receipt, rows: ListedRows, rules: RedoRules) -> Iterable[int]:
+    if rules.changed is None:
+        return ()
+    return (
+        row
+        for row, source in zip(receipt.rows, receipt.sources, strict=True)
+        if source is not None and has_changed(rows.videos[row].path, source, by=rules.changed)
+    )

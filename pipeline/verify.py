@@ -1,0 +1,149 @@
+"""A store read again from end to end: every hash, every receipt, every row's place.
+
+Finds what a disk, a copy or a person has changed. Knows nothing of videos: whether a feature is
+right is the golden vector's matter, whether it is still what was written is this module's.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from muse.errors import StoreError
+from muse.pipeline.listing import ListedRows
+from muse.pipeline.plan import all_caption_shards, all_video_shards
+from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import VideoRef
+from muse.pipeline.storage import Storage
+from muse.pipeline.store_writer import StoreWriter
+from muse.pipeline.store_zarr import ZarrStore
+
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Something that is not what was written."""
+
+    name: str
+    """The file in the store."""
+    words: str
+    receipt: Receipt | None = None
+    """Of the shard to write again; None where that would not mend it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """What was read, and what is wrong with it."""
+
+    root_sha256: str
+    num_files: int
+    num_bytes: int
+    num_pending: int
+    """Rows of videos that are not committed: not wrong, only unfinished."""
+    problems: tuple[Problem, ...]
+
+
+def verify(
+    store: ZarrStore, *, on_file: Callable[[str, int], None] = lambda name, size: None
+) -> VerifyReport:
+    """Re-reads every file that the header and the receipts speak of.
+
+    Args:
+        store: As it was just opened.
+        on_file: Called with the name and size of each file that was read.
+
+    Raises:
+        StoreError: If the header or a receipt can't be read at all.
+    """
+    counted: list[int] = []
+
+    def count(name: str, size: int) -> None:
+        counted.append(size)
+        on_file(name, size)
+
+    problems = tuple(_problems(store, count))
+    return VerifyReport(
+        root_sha256=store.root_sha256,
+        num_files=len(counted),
+        num_bytes=sum(counted),
+        num_pending=store.counts().pending,
+        problems=problems,
+    )
+
+
+def repair(store: ZarrStore, problems: tuple[Problem, ...]) -> int:
+    """Withdraws the receipts of damaged shards, so that the next run writes them again.
+
+    Returns:
+        How many shards.
+
+    Raises:
+        StoreError: If something is damaged that no run can write again.
+    """
+    lasting = [problem for problem in problems if problem.receipt is None]
+    if lasting:
+        raise StoreError(
+            f"{store.location}: {lasting[0].name} {lasting[0].words}. No run can mend that: copy "
+            "the store again, or extract into another --out."
+        )
+    receipts = {p.receipt.name: p.receipt for p in problems if p.receipt is not None}
+    writer = StoreWriter(store.storage, store.header)
+    with store.storage.lock():
+        for receipt in receipts.values():
+            writer.withdraw(receipt.kind, receipt.index)
+    return len(receipts)
+
+
+def _problems(store: ZarrStore, count: Callable[[str, int], None]) -> Iterator[Problem]:
+    for name, sha256 in store.header.files.items():
+        words = _difference(store.storage, name, sha256, count)
+        if words:
+            yield Problem(name=name, words=words)
+    yield from _misplaced(store)
+    for receipt in (*store.video_receipts, *store.caption_receipts):
+        for name, sha256 in receipt.sha256.items():
+            words = _difference(store.storage, name, sha256, count)
+            if words:
+                yield Problem(name=name, words=words, receipt=receipt)
+
+
+def _misplaced(store: ZarrStore) -> Iterator[Problem]:
+    """Receipts whose rows or members are not those of the tables."""
+    rows = ListedRows(
+        protocol=store.header.protocol,
+        videos=tuple(VideoRef(video_id=video_id, path=None) for video_id in store.video_ids),
+        duplicate_of=tuple(store.duplicate_of),
+        captions=tuple(store.captions),
+    )
+    if rows.sha256 != store.header.listing_sha256:
+        yield Problem(name="videos.parquet", words="is not the listing that store.json speaks of")
+    shards: dict[tuple[str, int], tuple[int, str, int]] = {}
+    for video_shard in all_video_shards(rows, shard_size=store.header.shard_size):
+        members = (video_shard.first_row, video_shard.members_sha256, len(video_shard.videos))
+        shards["videos", video_shard.index] = members
+    for shard in all_caption_shards(rows):
+        members = (shard.first_row, shard.members_sha256, len(shard.captions))
+        shards["captions", shard.index] = members
+    for receipt in (*store.video_receipts, *store.caption_receipts):
+        expected = shards.get((receipt.kind, receipt.index))
+        found = (receipt.first_row, receipt.members_sha256, receipt.num_rows)
+        is_grown = expected is not None and receipt.num_rows < expected[2]
+        if expected != found and not is_grown:
+            yield Problem(name=receipt.name, words="speaks of other rows", receipt=receipt)
+
+
+def _difference(
+    storage: Storage, name: str, sha256: str, count: Callable[[str, int], None]
+) -> str | None:
+    """What is wrong with a file; None if it has the hash it should have."""
+    size = storage.size(name)
+    if size is None:
+        return "is not there"
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _READ_BYTES) or 1))
+    try:
+        for offset in range(0, size, len(buffer)):
+            digest.update(buffer[: storage.read_into(name, buffer, offset=offset)])
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
+    count(name, size)
+    return None if digest.hexdigest() == sha256 else "is not what was written (SHA-256 differs)"
