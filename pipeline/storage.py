@@ -88,6 +88,10 @@ class Storage(Protocol):
         """Equal for as long as a file has not been replaced; None if it is not there."""
         ...
 
+    def entries(self) -> list[str]:
+        """Names of the files and folders directly in the root, sorted; hidden ones left out."""
+        ...
+
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder, sorted; ``""`` is the root. Empty if it is absent."""
         ...
@@ -213,6 +217,12 @@ class LocalStorage:
             status.st_ctime_ns,  # a copy can carry the old time of change; this one it can't
             status.st_size,
         )
+
+    def entries(self) -> list[str]:
+        """Names of the files and folders directly in the root."""
+        if not self.exists():
+            return []
+        return sorted(name for name in os.listdir(self._root) if not is_hidden(name))
 
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder."""
