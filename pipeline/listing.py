@@ -5,10 +5,12 @@ others; what is appended later follows, in the same order within itself. Knows n
 and of videos only whether two files have the same bytes.
 """
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from muse.errors import IncompatibleStoreError, ManifestError
@@ -90,6 +92,7 @@ def rows_of_continued_store(
     Raises:
         IncompatibleStoreError: If the listing is another one and ``append`` is False.
     """
+    listing = _under_known_ids(listing, store.video_ids)
     path_of = {video.video_id: video.path for video in listing.videos}
     known = ListedRows(
         protocol=store.header.protocol,
@@ -139,6 +142,29 @@ def _grown(
             *known.captions,
             *sorted(captions, key=lambda caption: row_of[caption.video_id]),
         ),
+    )
+
+
+def _under_known_ids(listing: Listing, known: Sequence[str]) -> Listing:
+    """The listing with each file that turned up under the id of the row that waited for it.
+
+    A caption that names ``walk`` has that id while there is no file, and a folder then gives the
+    file's own id, ``walk.mp4``.
+    """
+    waiting = set(known) - {video.video_id for video in listing.videos}
+    new = {video.video_id for video in listing.videos} - set(known)
+    known_id = {i: PurePosixPath(i).with_suffix("").as_posix() for i in sorted(new)}
+    id_of = {i: bare for i, bare in known_id.items() if bare in waiting}
+    videos = (
+        dataclasses.replace(video, video_id=id_of.get(video.video_id, video.video_id))
+        for video in listing.videos
+    )
+    captions = (
+        dataclasses.replace(caption, video_id=id_of.get(caption.video_id, caption.video_id))
+        for caption in listing.captions
+    )
+    return sorted_listing(
+        Listing(protocol=listing.protocol, videos=tuple(videos), captions=tuple(captions))
     )
 
 

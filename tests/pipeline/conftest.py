@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling, StoreHeader
-from muse.pipeline.plan import header_of, sorted_listing
+from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
+from muse.pipeline.plan import header_of
 from muse.pipeline.records import Caption, ClipTokens, Failure, Listing, VideoRef
 
 FRAMES, TOKENS, DIM = 3, 5, 4
@@ -42,28 +43,27 @@ def encoder_info(preprocessing: Preprocessing) -> EncoderInfo:
 
 
 @pytest.fixture
-def make_listing() -> Callable[..., Listing]:
-    """A sorted listing of videos v0, v1, ... with some captions each; some videos are missing."""
+def make_rows() -> Callable[..., ListedRows]:
+    """The rows of videos v0, v1, ... with some captions each; some videos are missing."""
 
-    def make(num_videos: int, *, captions_each: int = 2, missing: Sequence[int] = ()) -> Listing:
+    def make(num_videos: int, *, captions_each: int = 2, missing: Sequence[int] = ()) -> ListedRows:
         ids = [f"v{number}" for number in range(num_videos)]
-        return sorted_listing(
-            Listing(
-                protocol="folder",
-                videos=tuple(
-                    VideoRef(
-                        video_id=video_id,
-                        path=None if number in missing else Path(f"/videos/{video_id}.mp4"),
-                    )
-                    for number, video_id in enumerate(ids)
-                ),
-                captions=tuple(
-                    Caption(video_id=video_id, text=f"text {number} of {video_id}", split="test")
-                    for video_id in ids
-                    for number in range(captions_each)
-                ),
-            )
+        listing = Listing(
+            protocol="folder",
+            videos=tuple(
+                VideoRef(
+                    video_id=video_id,
+                    path=None if number in missing else Path(f"/videos/{video_id}.mp4"),
+                )
+                for number, video_id in enumerate(ids)
+            ),
+            captions=tuple(
+                Caption(video_id=video_id, text=f"text {number} of {video_id}", split="test")
+                for video_id in ids
+                for number in range(captions_each)
+            ),
         )
+        return rows_of_new_store(sorted_listing(listing))
 
     return make
 
@@ -72,9 +72,9 @@ def make_listing() -> Callable[..., Listing]:
 def make_header(encoder_info: EncoderInfo) -> Callable[..., StoreHeader]:
     """The header of a small store: 3 frames, 5 tokens of width 4."""
 
-    def make(listing: Listing, *, shard_size: int = 2) -> StoreHeader:
+    def make(rows: ListedRows, *, shard_size: int = 2) -> StoreHeader:
         return header_of(
-            listing,
+            rows,
             encoder=encoder_info,
             sampling=Sampling(num_frames=FRAMES),
             shard_size=shard_size,

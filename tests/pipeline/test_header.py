@@ -20,9 +20,9 @@ from muse.pipeline.records import Listing
 
 @pytest.fixture
 def header(
-    make_listing: Callable[..., Listing], make_header: Callable[..., StoreHeader]
+    make_rows: Callable[..., Listing], make_header: Callable[..., StoreHeader]
 ) -> StoreHeader:
-    return make_header(make_listing(5))
+    return make_header(make_rows(5))
 
 
 def with_encoder(header: StoreHeader, **fields: Any) -> StoreHeader:

@@ -86,9 +86,9 @@ def test_the_listing_s_hash_depends_on_ids_and_captions(other: Listing) -> None:
 
 
 def test_shards_are_consecutive_rows_and_the_last_is_short(
-    make_store: MakeStore, make_listing: Callable[..., Listing]
+    make_store: MakeStore, make_rows: Callable[..., Listing]
 ) -> None:
-    listing = make_listing(5)
+    listing = make_rows(5)
     shards = pending_video_shards(ZarrStore.open(make_store(listing).path), listing)
     cut = [
         (shard.index, shard.first_row, [video.video_id for video in shard.videos])
@@ -99,10 +99,10 @@ def test_shards_are_consecutive_rows_and_the_last_is_short(
 
 def test_a_shard_with_a_receipt_is_not_pending(
     make_store: MakeStore,
-    make_listing: Callable[..., Listing],
+    make_rows: Callable[..., Listing],
     make_tokens: Callable[..., ClipTokens],
 ) -> None:
-    listing = make_listing(5)
+    listing = make_rows(5)
     store = make_store(listing)
     store.write_video_shard(1, 2, [make_tokens(2), make_tokens(3)])
     assert [shard.index for shard in pending_video_shards(ZarrStore.open(store.path), listing)] == [
@@ -113,11 +113,11 @@ def test_a_shard_with_a_receipt_is_not_pending(
 
 def test_caption_shards_are_consecutive_captions(
     make_store: MakeStore,
-    make_listing: Callable[..., Listing],
+    make_rows: Callable[..., Listing],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plan, "CAPTIONS_PER_SHARD", 4)
-    listing = make_listing(3)
+    listing = make_rows(3)
     shards = pending_caption_shards(ZarrStore.open(make_store(listing).path), listing)
     texts = [caption.text for caption in listing.captions]
     assert [(shard.first_row, list(shard.texts)) for shard in shards] == [
@@ -127,34 +127,34 @@ def test_caption_shards_are_consecutive_captions(
 
 
 def test_a_caption_shard_with_a_receipt_is_not_pending(
-    make_store: MakeStore, make_listing: Callable[..., Listing]
+    make_store: MakeStore, make_rows: Callable[..., Listing]
 ) -> None:
-    listing = make_listing(3)
+    listing = make_rows(3)
     store = make_store(listing)
     store.write_caption_shard(0, 0, np.ones((6, 4), dtype=np.float16))
     assert pending_caption_shards(ZarrStore.open(store.path), listing) == []
 
 
 def test_captions_of_a_missing_video_need_no_embedding(
-    make_store: MakeStore, make_listing: Callable[..., Listing]
+    make_store: MakeStore, make_rows: Callable[..., Listing]
 ) -> None:
-    listing = make_listing(3, missing=[1])
+    listing = make_rows(3, missing=[1])
     (shard,) = pending_caption_shards(ZarrStore.open(make_store(listing).path), listing)
     assert [text is None for text in shard.texts] == [False, False, True, True, False, False]
 
 
 def test_a_file_that_goes_missing_after_the_store_was_made_keeps_its_captions(
-    make_store: MakeStore, make_listing: Callable[..., Listing]
+    make_store: MakeStore, make_rows: Callable[..., Listing]
 ) -> None:
-    store = make_store(make_listing(3))
-    (shard,) = pending_caption_shards(ZarrStore.open(store.path), make_listing(3, missing=[1]))
+    store = make_store(make_rows(3))
+    (shard,) = pending_caption_shards(ZarrStore.open(store.path), make_rows(3, missing=[1]))
     # The store counts their rows as embedded, so None here would be read as zeros.
     assert None not in shard.texts
 
 
 @pytest.fixture
-def settings(make_header: Callable[..., StoreHeader], make_listing: Callable[..., Listing]) -> Any:
-    header = make_header(make_listing(3))
+def settings(make_header: Callable[..., StoreHeader], make_rows: Callable[..., Listing]) -> Any:
+    header = make_header(make_rows(3))
     return {
         "encoder_spec": header.encoder.spec,
         "sampling": header.sampling,
@@ -164,9 +164,9 @@ def settings(make_header: Callable[..., StoreHeader], make_listing: Callable[...
 
 
 def test_a_run_with_the_same_settings_may_go_on(
-    make_store: MakeStore, make_listing: Callable[..., Listing], settings: dict[str, Any]
+    make_store: MakeStore, make_rows: Callable[..., Listing], settings: dict[str, Any]
 ) -> None:
-    require_same_plan(make_store(make_listing(3)), make_listing(3), **settings)
+    require_same_plan(make_store(make_rows(3)), make_rows(3), **settings)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_a_run_with_the_same_settings_may_go_on(
 )
 def test_another_setting_is_refused_by_name_and_both_values(
     make_store: MakeStore,
-    make_listing: Callable[..., Listing],
+    make_rows: Callable[..., Listing],
     settings: dict[str, Any],
     change: dict[str, Any],
     named: str,
 ) -> None:
     with pytest.raises(IncompatibleStoreError, match=f"made with {named}"):
-        require_same_plan(make_store(make_listing(3)), make_listing(3), **{**settings, **change})
+        require_same_plan(make_store(make_rows(3)), make_rows(3), **{**settings, **change})
 
 
 @pytest.mark.parametrize(
@@ -197,21 +197,21 @@ def test_another_setting_is_refused_by_name_and_both_values(
 )
 def test_another_listing_is_refused_by_its_numbers(
     make_store: MakeStore,
-    make_listing: Callable[..., Listing],
+    make_rows: Callable[..., Listing],
     settings: dict[str, Any],
     num_videos: int,
     captions_each: int,
     named: str,
 ) -> None:
-    other = make_listing(num_videos, captions_each=captions_each)
+    other = make_rows(num_videos, captions_each=captions_each)
     with pytest.raises(IncompatibleStoreError, match=named):
-        require_same_plan(make_store(make_listing(3)), other, **settings)
+        require_same_plan(make_store(make_rows(3)), other, **settings)
 
 
 def test_another_caption_is_refused(
-    make_store: MakeStore, make_listing: Callable[..., Listing], settings: dict[str, Any]
+    make_store: MakeStore, make_rows: Callable[..., Listing], settings: dict[str, Any]
 ) -> None:
-    listing = make_listing(3)
+    listing = make_rows(3)
     other_text = dataclasses.replace(listing.captions[0], text="something else")
     other = dataclasses.replace(listing, captions=(other_text, *listing.captions[1:]))
     with pytest.raises(IncompatibleStoreError, match="listing_sha256"):

@@ -57,12 +57,12 @@ def make_clip(shard_encoder: ShardEncoder) -> Callable[..., Clip]:
 
 @pytest.fixture
 def encode(
-    shard_encoder: ShardEncoder, make_listing: Callable[..., Listing], tmp_path: Path
+    shard_encoder: ShardEncoder, make_rows: Callable[..., Listing], tmp_path: Path
 ) -> Callable[..., ZarrStore]:
     """A store with one shard of the given rows, encoded in batches of two videos."""
 
     def encoded(rows: list[Clip | Failure], *, name: str = "store") -> ZarrStore:
-        listing = make_listing(len(rows))
+        listing = make_rows(len(rows))
         header = header_of(
             listing,
             encoder=shard_encoder.info(),
@@ -136,10 +136,10 @@ def test_a_report_tells_the_seconds_of_each_stage(
     make_clip: MakeClip,
     shard_encoder: ShardEncoder,
     encode: Callable[..., ZarrStore],
-    make_listing: Callable[..., Listing],
+    make_rows: Callable[..., Listing],
 ) -> None:
     encode([make_clip(0)])
-    shard = VideoShard(index=0, first_row=0, videos=make_listing(1).videos)
+    shard = VideoShard(index=0, first_row=0, videos=make_rows(1).videos)
     report = shard_encoder.encode_videos(shard, [make_clip(0)], wait_seconds=1.5)
     assert (sorted(report.seconds), report.seconds["wait"]) == (["encode", "wait", "write"], 1.5)
 

@@ -25,14 +25,14 @@ MakeStore = Callable[..., StoreWriter]
 
 @pytest.fixture
 def make_store(
-    tmp_path: Path, make_listing: Callable[..., Listing], make_header: Callable[..., StoreHeader]
+    tmp_path: Path, make_rows: Callable[..., Listing], make_header: Callable[..., StoreHeader]
 ) -> MakeStore:
     """A new store in ``tmp_path / name``; two videos a shard."""
 
     def make(
         num_videos: int = 5, *, name: str = "store", missing: tuple[int, ...] = ()
     ) -> StoreWriter:
-        listing = make_listing(num_videos, missing=missing)
+        listing = make_rows(num_videos, missing=missing)
         return StoreWriter.create(tmp_path / name, make_header(listing), listing)
 
     return make
@@ -67,10 +67,10 @@ def test_a_last_short_shard_is_read_as_it_was_written(
 
 
 def test_the_listing_is_read_as_it_was_written(
-    make_store: MakeStore, make_listing: Callable[..., Listing]
+    make_store: MakeStore, make_rows: Callable[..., Listing]
 ) -> None:
     store = open_store(make_store(5).path)
-    assert list(store.captions) == list(make_listing(5).captions)
+    assert list(store.captions) == list(make_rows(5).captions)
     assert store.video_ids == ["v0", "v1", "v2", "v3", "v4"]
 
 
@@ -92,9 +92,9 @@ def test_caption_embeddings_are_read_in_the_order_asked_for(
 
 
 def test_a_store_without_captions_is_a_store(
-    tmp_path: Path, make_listing: Callable[..., Listing], make_header: Callable[..., StoreHeader]
+    tmp_path: Path, make_rows: Callable[..., Listing], make_header: Callable[..., StoreHeader]
 ) -> None:
-    listing = make_listing(2, captions_each=0)
+    listing = make_rows(2, captions_each=0)
     store = StoreWriter.create(tmp_path / "store", make_header(listing), listing)
     assert (
         open_store(store.path).counts().captions,
