@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipTokens, Failure
+from muse.pipeline.storage import open_storage
 
 HEADER_FILE = "store.json"
+TOKEN_VIEWS = ("tokens", "int8")
 CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
 
 
@@ -45,6 +47,11 @@ class FeatureStore(Protocol):
     @property
     def header(self) -> StoreHeader:
         """What the rows are and mean."""
+        ...
+
+    @property
+    def token_view(self) -> str:
+        """The view that `read_clip` reads: ``tokens`` or ``int8``; empty where there is neither."""
         ...
 
     @property
@@ -130,18 +137,37 @@ def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
     )
 
 
-def open_store(path: Path | str) -> FeatureStore:
-    """The store in a folder, for reading.
+def token_view_of(header: StoreHeader, wanted: str | None = None) -> str:
+    """The view that a head reads: the wanted one, else ``tokens``, else ``int8``, else none.
 
     Raises:
-        StoreError: If there is none, or its header can't be read.
+        StoreError: If the store has not the wanted one.
     """
-    folder = Path(path)
-    if not (folder / HEADER_FILE).is_file():
+    have = [name for name in TOKEN_VIEWS if name in header.views]
+    if wanted is not None and wanted not in have:
         raise StoreError(
-            f"{folder}: no feature store here ({HEADER_FILE} is missing). "
-            f"Make one with `muse extract FOLDER --captions FILE --out {folder}`."
+            f"view {wanted!r}: the store has {', '.join(header.views)}, and a head reads "
+            f"{' or '.join(TOKEN_VIEWS)}. Choose one of its own, or extract with --views {wanted}."
+        )
+    return wanted or next(iter(have), "")
+
+
+def open_store(path: Path | str, *, view: str | None = None) -> FeatureStore:
+    """The store in a folder, for reading.
+
+    Args:
+        path: A folder or a URL.
+        view: What `FeatureStore.read_clip` reads; see `token_view_of`.
+
+    Raises:
+        StoreError: If there is none, its header can't be read, or it has no such view.
+    """
+    storage = open_storage(path)
+    if storage.size(HEADER_FILE) is None:
+        raise StoreError(
+            f"{storage.location}: no feature store here ({HEADER_FILE} is missing). "
+            f"Make one with `muse extract FOLDER --captions FILE --out {path}`."
         )
     from muse.pipeline.store_zarr import ZarrStore  # this module is below it
 
-    return ZarrStore.open(folder)
+    return ZarrStore.open(path, view=view)
