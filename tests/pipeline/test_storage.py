@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -20,7 +19,7 @@ import pytest
 from tests.pipeline.storage_s3 import s3_bucket
 
 from muse.errors import StoreError, UsageError
-from muse.pipeline import storage_fsspec, storage_lease
+from muse.pipeline import storage_lease
 from muse.pipeline.storage import LocalStorage, Storage, open_storage
 from muse.pipeline.storage_fsspec import FsspecStorage
 from muse.pipeline.storage_lease import Lease
@@ -327,6 +326,10 @@ class TestLocalFiles:
         steps.clear()
         folder.write("a/b/file", b"y")
         assert steps == ["sync file", "name file", "sync b"]
+        # Another process finds the folders, and can't know whether their own names are on the disk.
+        steps.clear()
+        LocalStorage(Path(folder.location)).write("a/b/file", b"z")
+        assert steps == ["sync store", "sync a", "sync file", "name file", "sync b"]
 
     def test_short_writes_and_reads_are_gone_on_with(
         self, folder: LocalStorage, monkeypatch: pytest.MonkeyPatch
@@ -376,6 +379,16 @@ class TestLocalFiles:
         folder.write("tokens/c/0", b"x")
         assert folder.list("") == ["tokens/c/0"]
 
+    def test_a_new_root_s_name_is_on_the_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[Path] = []
+        monkeypatch.setattr(
+            os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").readlink())
+        )
+        LocalStorage(tmp_path / "a" / "b").create()
+        assert synced == [tmp_path, tmp_path / "a"]
+
     def test_a_file_in_the_root_s_place_is_said(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("", encoding="utf-8")
         with pytest.raises(OSError, match="file"):
@@ -420,6 +433,14 @@ class TestLocalLock:
 
         monkeypatch.setattr("fcntl.flock", flock)
         with pytest.raises(StoreError, match=r"has no file locks .No locks.*another disk"):
+            folder.lock().__enter__()
+
+    def test_a_lock_file_that_is_replaced_before_it_is_held_is_no_lock(
+        self, folder: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Otherwise the next run would make a new file, and both would hold a lock.
+        monkeypatch.setattr("fcntl.flock", lambda *_: Path(folder.location, ".lock").unlink(True))
+        with pytest.raises(StoreError, match="removed or replaced"):
             folder.lock().__enter__()
 
     def test_children_of_a_killed_run_do_not_keep_it(self, folder: LocalStorage) -> None:
@@ -615,7 +636,7 @@ class TestLocations:
         def get_filesystem_class(scheme: str) -> None:
             raise ImportError("Install it")
 
-        monkeypatch.setattr(storage_fsspec.fsspec, "get_filesystem_class", get_filesystem_class)
+        monkeypatch.setattr("fsspec.get_filesystem_class", get_filesystem_class)
         with pytest.raises(UsageError, match=rf"not installed. Run: pip install {package}"):
             open_storage(url)
 
@@ -661,7 +682,11 @@ class TestS3:
         assert buffer == content[60 * 2**20 :][:600_000]
 
     def test_it_works_on_in_a_forked_child(self, bucket: str) -> None:
-        storage = open_storage(f"{bucket}/fork")
-        storage.write("file", b"x")
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            assert pool.apply(storage.read, ("file",)) == b"x"
+        program = (
+            "import os, sys; from muse.pipeline.storage import open_storage as o;"
+            "s = o(sys.argv[1]); s.write('file', b'x'); pid = os.fork()\n"
+            "if pid == 0: os._exit(0 if s.read('file') == b'x' else 1)\n"
+            "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+        )
+        location = f"{bucket}/fork"
+        subprocess.run([sys.executable, "-c", program, location], check=True, timeout=60)
