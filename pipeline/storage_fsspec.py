@@ -121,6 +121,16 @@ class FsspecStorage:
         facts = self._facts(name)
         return None if facts is None else tuple(str(facts.get(key)) for key in _IDENTITY)
 
+    def entries(self) -> list[str]:
+        """Names of what is directly below the URL."""
+        with self._errors_of("") as files:
+            try:
+                found = files.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return []
+        names = {path.rstrip("/").rpartition("/")[2] for path in found}
+        return sorted(name for name in names if not is_hidden(name))
+
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder."""
         top = self._path(folder) if folder else self._root

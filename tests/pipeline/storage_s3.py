@@ -1,14 +1,13 @@
 """A real S3 server for tests: moto's, on this machine, with a bucket."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import fsspec
 import pytest
-
-BUCKET = "muse-test"
 
 
 @contextmanager
@@ -33,7 +32,8 @@ def s3_bucket() -> Iterator[str]:
     try:
         with patch.dict(os.environ, settings):
             fsspec.get_filesystem_class("s3").clear_instance_cache()
-            fsspec.filesystem("s3").mkdir(BUCKET)
-            yield f"s3://{BUCKET}"
+            bucket = f"muse-{secrets.token_hex(4)}"  # moto keeps buckets beyond a server's life
+            fsspec.filesystem("s3").mkdir(bucket)
+            yield f"s3://{bucket}"
     finally:
         server.stop()

@@ -162,6 +162,12 @@ class TestEveryStorage:
         assert storage.list("b") == []
         assert storage.list("nothing") == []
 
+    def test_the_entries_of_the_root_are_files_and_folders_by_name(self, storage: Storage) -> None:
+        assert storage.entries() == []
+        for name in ("b/c/d", "b/e", "a", "x.partial"):
+            storage.write(name, b"1")
+        assert storage.entries() == ["a", "b"]
+
     def test_locks_and_partial_files_are_in_no_list(self, storage: Storage) -> None:
         for name in (".lock", ".lock.json", "a/x.json.1234.partial", "a/x.json"):
             storage.write(name, b"x")
