@@ -10,7 +10,7 @@ import pytest
 from unruly import crash_on_b_and_hang_on_e
 
 from muse.pipeline import decoder
-from muse.pipeline.decoder import DecodeTask, IsolatedDecoder, attempt
+from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, attempt
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, Failure, VideoRef
 
@@ -52,7 +52,7 @@ def test_an_attempt_at_a_video_that_was_not_found_is_a_failure_of_the_listing(
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(MemoryError(), "out_of_memory"), (ZeroDivisionError("surprise"), "crashed")],
+    [(ZeroDivisionError("surprise"), "crashed"), (PermissionError("folder"), "unreadable")],
 )
 def test_a_surprise_in_decoding_is_a_failure_of_its_video(
     make_task: Callable[[Path], DecodeTask],
@@ -73,7 +73,7 @@ def test_a_surprise_in_decoding_is_a_failure_of_its_video(
 def test_a_child_decodes_what_this_process_decodes(
     make_task: Callable[[Path], DecodeTask], two_second_video: Path
 ) -> None:
-    isolated = IsolatedDecoder(timeout_seconds=30)
+    isolated = IsolatedDecoder(DecodeLimits(timeout_seconds=30))
     clip, expected = isolated(make_task(two_second_video)), attempt(make_task(two_second_video))
     isolated.close()
     assert isinstance(clip, Clip)
@@ -94,7 +94,7 @@ def test_a_dead_or_hung_child_is_a_failure_of_its_video(
     words: str,
 ) -> None:
     monkeypatch.setattr(decoder, "attempt", crash_on_b_and_hang_on_e)
-    failure = IsolatedDecoder(timeout_seconds=0.5)(make_task(tmp_path / name))
+    failure = IsolatedDecoder(DecodeLimits(timeout_seconds=0.5))(make_task(tmp_path / name))
     assert isinstance(failure, Failure)
     assert (failure.video_id, failure.reason, words in failure.message) == (name, reason, True)
 

@@ -13,7 +13,8 @@ import pytest
 from unruly import act
 
 from muse.errors import WorkerError
-from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
+from muse.pipeline.child_process import ProcessDiedError, ProcessTimedOutError
+from muse.pipeline.isolation import IsolatedFunction
 
 
 @pytest.fixture
