@@ -39,7 +39,13 @@ class Timeline:
     """False where the container gave no presentation times and the frame rate was used."""
 
 
-def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preprocessing) -> Clip:
+def decode_clip(
+    video: VideoRef,
+    *,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    max_duration_seconds: float | None = None,
+) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
     Raises:
@@ -47,6 +53,12 @@ def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preproces
     """
     path = _existing_file(video)
     timeline = read_timeline(path)
+    if max_duration_seconds is not None and timeline.duration_seconds > max_duration_seconds:
+        raise DecodeError(
+            f"{path}: {timeline.duration_seconds:.1f} s long, the limit is "
+            f"{max_duration_seconds:g} s. Raise --max-duration to have it.",
+            reason="too_long",
+        )
     wanted = shown_frames(instants(timeline.duration_seconds, sampling), timeline.seconds)
     frames = {
         index: crop_to_input(_rgb(frame), preprocessing)
