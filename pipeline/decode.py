@@ -39,14 +39,27 @@ class Timeline:
     """False where the container gave no presentation times and the frame rate was used."""
 
 
-def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preprocessing) -> Clip:
+def decode_clip(
+    video: VideoRef,
+    *,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    max_duration_seconds: float | None = None,
+) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
+
+    Args:
+        video: A still image counts as a video of one frame, whatever its name says.
+        sampling: Which instants are looked at.
+        preprocessing: The encoder's.
+        max_duration_seconds: A longer video is refused before any of its frames is decoded.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
     """
     path = _existing_file(video)
     timeline = read_timeline(path)
+    _require_at_most(max_duration_seconds, timeline, path)
     wanted = shown_frames(instants(timeline.duration_seconds, sampling), timeline.seconds)
     frames = {
         index: crop_to_input(_rgb(frame), preprocessing)
@@ -57,6 +70,15 @@ def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preproces
         frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
         pts_seconds_T=timeline.seconds[wanted],
     )
+
+
+def _require_at_most(most_seconds: float | None, timeline: Timeline, path: Path) -> None:
+    if most_seconds is not None and timeline.duration_seconds > most_seconds:
+        raise DecodeError(
+            f"{path}: {timeline.duration_seconds:.1f} s long, more than --max-duration "
+            f"{most_seconds:g}. Raise the limit to take it.",
+            reason="too_long",
+        )
 
 
 def read_timeline(path: Path) -> Timeline:
@@ -234,7 +256,8 @@ def _open_video(path: Path) -> InputContainer:
     # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
     av.logging.set_level(None)
     try:
-        return av.open(str(path.absolute()))  # libav takes "12:30.mp4" for a protocol
+        # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
+        return av.open(str(path.absolute()), metadata_errors="replace")
     except av.error.FFmpegError as error:
         reason = "unreadable" if isinstance(error, OSError) else "not_a_video"
         raise DecodeError(
