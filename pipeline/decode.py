@@ -5,9 +5,11 @@ many videos, and threads inside one of them buy nothing per CPU-second. Knows no
 beyond a function that crops a frame, and of failures only that they are a `DecodeError`.
 """
 
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import av.error
@@ -23,13 +25,13 @@ from muse.errors import DecodeError
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.matroska import announced_end
+from muse.pipeline.picture import upright, without_far_ends
 from muse.pipeline.records import Clip, VideoRef
 from muse.pipeline.sampling import instants, shown_frames
 from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
 
-ENCRYPTED_TAGS = frozenset({"encv", "drmi"})
-MOST_ELONGATED = 256
-"""Times that a frame may be longer than wide before its far ends are cut off unseen."""
+PLAYLISTS = frozenset({"concat", "dash", "hls"})
+"""Formats of libav that are texts which name other files."""
 
 
 def decode_clip(
@@ -95,7 +97,7 @@ def read_timeline(path: Path) -> Timeline:
         packets = [
             PacketTimes(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0)
             for packet in _packets(container, stream, path)
-            if not packet.is_discard
+            if not packet.is_discard and _is_clear(packet, path)
         ]
         if not packets:
             raise DecodeError(
@@ -112,6 +114,15 @@ def read_timeline(path: Path) -> Timeline:
             )
         _require_whole_matroska(path, container, stream, timeline)
         return timeline
+
+
+def _is_clear(packet: "av.Packet[VideoStream]", path: Path) -> Literal[True]:
+    if packet.has_sidedata("encryption_info"):
+        raise DecodeError(
+            f"{path}: its video is encrypted. Replace the file by one without copy protection.",
+            reason="unsupported_codec",
+        )
+    return True
 
 
 def _rate(stream: VideoStream) -> Fraction | int:
@@ -250,13 +261,23 @@ def _packets(
 
 
 def _existing_file(video: VideoRef) -> Path:
-    if video.path is None or not video.path.exists():
+    try:
+        mode = video.path.stat().st_mode if video.path is not None else None
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise DecodeError(
+            f"{video.path}: can't be reached: {error.strerror}. Make it readable for the user "
+            "that runs this, or replace it.",
+            reason="unreadable",
+        ) from error
+    if video.path is None or mode is None:
         raise DecodeError(
             f"{video.path or video.video_id}: no such file. Put it there, or remove it from the "
             "listing.",
             reason="missing",
         )
-    if not video.path.is_file():
+    if not stat.S_ISREG(mode):
         raise DecodeError(
             f"{video.path}: not a regular file. Replace it by a video.", reason="unreadable"
         )
@@ -291,6 +312,11 @@ def _is_readable(path: Path) -> bool:
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The first video stream that is not the cover of a song."""
+    if container.format.name in PLAYLISTS:
+        raise DecodeError(
+            f"{path}: a list of other files ({container.format.name}) and no video. List those.",
+            reason="not_a_video",
+        )
     pictures = container.streams.video
     streams = [s for s in pictures if not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -300,41 +326,19 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
             "Replace the file.",
             reason="no_video_stream",
         )
-    codec = streams[0].codec_context
-    if codec is None or codec.codec_tag in ENCRYPTED_TAGS:
-        what = "no decoder for its video stream" if codec is None else "its video is encrypted"
+    if streams[0].codec_context is None:
         raise DecodeError(
-            f"{path}: {what}. Convert it, for example with `ffmpeg -i IN -c:v libx264 OUT`.",
+            f"{path}: no decoder for its video stream. Convert it, for example with "
+            "`ffmpeg -i IN -c:v libx264 OUT`.",
             reason="unsupported_codec",
         )
     return streams[0]
 
 
-_ROTATIONS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    90: lambda image: np.rot90(image, 1),
-    180: lambda image: np.rot90(image, 2),
-    270: lambda image: np.rot90(image, 3),
-}
-
-
 def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, turned the way a player shows it."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    turn = _ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
-    return np.ascontiguousarray(_without_far_ends(turn(image) if turn else image))
-
-
-def _without_far_ends(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H', W', 3): a strip so long that resizing it takes gigabytes, less what no crop shows.
-
-    Both ends lose the same even number of short sides, so the centre crop falls on the same pixels.
-    """
-    height, width = image.shape[:2]
-    short, long = sorted((height, width))
-    if long <= MOST_ELONGATED * short:
-        return image
-    cut = (long - MOST_ELONGATED // 2 * short) // (4 * short) * 2 * short
-    return image[:, cut : width - cut] if width > height else image[cut : height - cut]
+    return np.ascontiguousarray(without_far_ends(upright(image, frame.rotation)))
 
 
 def _words_of(error: av.error.FFmpegError) -> str:

@@ -11,6 +11,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+LONGEST_PAUSE_SECONDS = 86_400.0
+"""A frame that stays longer is a jump of the clock that stamped the stream."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PacketTimes:
@@ -69,15 +72,13 @@ def timeline_of(
 def _by_stamps(
     packets: Sequence[PacketTimes], time_base: Fraction, frame_seconds: float
 ) -> Timeline | None:
-    """None unless every frame has a stamp of its own, and they fit into 64 bits of seconds."""
+    """None unless every frame has a stamp of its own."""
     stamps = [p.pts if p.pts is not None else p.dts for p in packets]
     known = sorted({stamp for stamp in stamps if stamp is not None})
-    if len(known) < len(packets) or known[-1] - known[0] > np.iinfo(np.int64).max:
+    if len(known) < len(packets):
         return None
     starts = np.array(known, dtype=np.int64)
-    seconds = (starts - starts[0]) * float(time_base)
-    if (np.diff(seconds) <= 0).any():
-        return None  # so far apart that float64 can't tell neighbours apart
+    seconds = _seconds(starts, float(time_base))
     last_seconds = packets[-1].duration * float(time_base)
     return Timeline(
         starts=starts,
@@ -85,6 +86,16 @@ def _by_stamps(
         duration_seconds=float(seconds[-1]) + (last_seconds if last_seconds > 0 else frame_seconds),
         has_pts=True,
     )
+
+
+def _seconds(starts: NDArray[np.int64], unit_seconds: float) -> NDArray[np.float64]:
+    """(F,) seconds from the first frame; where the clock jumps, an ordinary frame passes."""
+    # Unsigned: no difference overflows.
+    gaps = np.diff(starts.astype(np.uint64)).astype(np.float64) * unit_seconds
+    if not (gaps > LONGEST_PAUSE_SECONDS).any():
+        return np.asarray((starts - starts[0]) * unit_seconds)
+    gaps[gaps > LONGEST_PAUSE_SECONDS] = np.median(gaps)
+    return np.concatenate([[0.0], np.cumsum(gaps)])
 
 
 def ends_early(packets: Sequence[PacketTimes], announced_end: int | None) -> bool:
