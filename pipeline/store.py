@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
-from muse.pipeline.records import Caption, ClipTokens, Failure
+from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
+from muse.pipeline.views import ArraySpec
 
 HEADER_FILE = "store.json"
 CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
@@ -110,6 +111,23 @@ class FeatureStore(Protocol):
         ...
 
 
+class RawStore(FeatureStore, Protocol):
+    """A store whose rows can be read as they are kept."""
+
+    @property
+    def arrays(self) -> Sequence[ArraySpec]:
+        """What is kept of each video."""
+        ...
+
+    def read_features(self, row: int) -> ClipFeatures:
+        """All that is kept of one video.
+
+        Raises:
+            StoreError: If the row has no features.
+        """
+        ...
+
+
 def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
     """The sum of a store, from its rows.
 
@@ -145,3 +163,10 @@ def open_store(path: Path | str) -> FeatureStore:
     from muse.pipeline.store_zarr import ZarrStore  # this module is below it
 
     return ZarrStore.open(folder)
+
+
+def open_raw_store(path: Path | str) -> RawStore:
+    """As `open_store`, for reading rows as they are kept."""
+    from muse.pipeline.store_zarr import ZarrStore
+
+    return ZarrStore.open(path)
