@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muse.errors import MuseError, StoreError
+from muse.pipeline.durable_files import sync_folder
 from muse.pipeline.storage_names import PARTIAL_SUFFIX
 
 
@@ -35,7 +36,7 @@ def new_file(path: Path, *, overwrite: bool, num_bytes: int = 0) -> Iterator[Pat
         yield partial
         _sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     except MuseError:  # some are an OSError too
         raise
     except OSError as error:
@@ -64,14 +65,10 @@ def _require_room(path: Path, num_bytes: int) -> None:
         )
 
 
-def _sync(path: Path) -> None:
-    """What is under this name is on the disk, or as near as a network disk goes."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():  # some network disks can't do it for folders
-            raise
     finally:
         os.close(descriptor)
 
