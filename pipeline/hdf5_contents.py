@@ -115,7 +115,7 @@ def _contents(reader: _Reader) -> Hdf5Contents:
     has_embedding_Q = reader.numbers("captions/has_embedding", "bool", header.num_captions)
     specs = [ArraySpec(**spec) for spec in json.loads(reader.attribute("arrays"))]
     specs = [dataclasses.replace(spec, shape=tuple(spec.shape)) for spec in specs]
-    failed_rows, failures = _failures(reader)
+    failed_rows, failures = _failures(reader, header.num_videos)
     times = (header.num_videos, header.sampling.num_frames)
     contents = Hdf5Contents(
         header=header,
@@ -209,7 +209,7 @@ def _captions(reader: _Reader, num_captions: int) -> list[Caption]:
     ]
 
 
-def _failures(reader: _Reader) -> tuple[NDArray[np.int64], list[Failure]]:
+def _failures(reader: _Reader, num_videos: int) -> tuple[NDArray[np.int64], list[Failure]]:
     """Their rows, and they."""
     num_failures = len(reader.column("failures/row"))
     columns = (reader.texts(f"failures/{name}", num_failures) for name in FAILURE_FIELDS)
@@ -217,4 +217,7 @@ def _failures(reader: _Reader) -> tuple[NDArray[np.int64], list[Failure]]:
         Failure(**dict(zip(FAILURE_FIELDS, fields, strict=True)))
         for fields in zip(*columns, strict=True)
     ]
-    return reader.numbers("failures/row", "int64", num_failures), failures
+    rows = reader.numbers("failures/row", "int64", num_failures)
+    if ((rows < 0) | (rows >= num_videos)).any():
+        raise reader.broken(f"failures/row names rows beyond {num_videos}")
+    return rows, failures

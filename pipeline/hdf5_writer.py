@@ -4,7 +4,6 @@ Knows nothing of how the store that it writes lies on disk. The layout is in doc
 ``hdf5_contents`` and ``store_hdf5`` read it.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from muse.errors import StoreError
 from muse.pipeline.hdf5_contents import ABSENT, FAILURE_FIELDS, LAYOUT_VERSION
 from muse.pipeline.new_file import new_file
+from muse.pipeline.patient_file import PatientFile
 from muse.pipeline.store import RawStore
 from muse.pipeline.views import ArraySpec
 
@@ -43,15 +43,15 @@ def write_hdf5(
     Raises:
         StoreError: If a row can't be read, the name is taken, or the file can't be written.
     """
-    with (
-        new_file(file, overwrite=overwrite, num_bytes=_size_of(store)) as partial,
-        _library_errors(),
-        h5py.File(partial, "w", libver=_LIBRARY, locking=False) as content,
-    ):
-        _write_attributes(content, store)
-        _write_tables(content, store)
-        _write_captions(content, store)
-        _write_videos(content, store, on_progress)
+    with new_file(file, overwrite=overwrite, num_bytes=_size_of(store)) as partial:
+        with PatientFile(partial) as disk, h5py.File(disk, "w", libver=_LIBRARY) as content:
+            _write_attributes(content, store)
+            _write_tables(content, store)
+            _write_captions(content, store)
+            for done, total in _write_videos(content, store):
+                disk.check()
+                on_progress(done, total)
+        disk.check()
 
 
 def _size_of(store: RawStore) -> int:
@@ -64,17 +64,6 @@ def _size_of(store: RawStore) -> int:
 
 def _bytes_of(spec: ArraySpec) -> int:
     return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-
-
-@contextlib.contextmanager
-def _library_errors() -> Iterator[None]:
-    """A full disk as the OSError it is: closing the file fails once more, as a RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise (
-            error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))
-        ) from error
 
 
 def _write_attributes(content: Any, store: RawStore) -> None:
@@ -118,7 +107,8 @@ def _write_captions(content: Any, store: RawStore) -> None:
         embeddings[start : start + len(block)] = block
 
 
-def _write_videos(content: Any, store: RawStore, on_progress: OnProgress) -> None:
+def _write_videos(content: Any, store: RawStore) -> Iterator[tuple[int, int]]:
+    """Yields how many videos are written, and how many there are to write."""
     num_videos, num_frames = len(store.video_ids), store.header.sampling.num_frames
     datasets = {spec.name: _create_array(content, spec, num_videos) for spec in store.arrays}
     valid = np.zeros((num_videos, num_frames), np.bool_)
@@ -136,7 +126,7 @@ def _write_videos(content: Any, store: RawStore, on_progress: OnProgress) -> Non
             block = np.ascontiguousarray(features.arrays[name])
             assert (block.shape, block.dtype) == (dataset.shape[1:], dataset.dtype)
             dataset.id.write_direct_chunk((row,) + (0,) * block.ndim, block)
-        on_progress(done, len(rows))
+        yield done, len(rows)
     content["videos/valid"], content["videos/pts_seconds"] = valid, pts_seconds
     content["videos/source_size_bytes"], content["videos/source_mtime_ns"] = sizes, times
     _write_texts(content, "videos/source_sha256", hashes)

@@ -59,6 +59,10 @@ class Hdf5Store:
         opened.token_view = token_view_of(contents.header, view)
         return opened
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Opens the file again in another process: a descriptor means nothing there."""
+        return (_reopened, (self.location, self.token_view or None))
+
     def counts(self) -> StoreCounts:
         """How many videos and captions are done, failed, skipped and pending."""
         done_N = self.has_features_N.copy()
@@ -111,8 +115,10 @@ class Hdf5Store:
             )
         if len(rows) * _ALL_CAPTIONS_FROM >= len(self.captions):
             return self._embeddings(0, len(self.captions))[rows]
-        blocks = [self._embeddings(row, 1) for row in rows.tolist()]
-        return np.concatenate(blocks)
+        found = np.empty((len(rows), self.header.encoder.dim), np.float16)
+        for place, row in enumerate(rows.tolist()):
+            found[place] = self._embeddings(row, 1)[0]
+        return found
 
     def _embeddings(self, first: int, num_rows: int) -> NDArray[np.float16]:
         dim = self.header.encoder.dim
@@ -149,3 +155,7 @@ class Hdf5Store:
                 raise broken_file(self.location, f"it ends before byte {place + block.nbytes}")
             done += step
         return block
+
+
+def _reopened(location: str, view: str | None) -> Hdf5Store:
+    return Hdf5Store.open(Path(location), view=view)
