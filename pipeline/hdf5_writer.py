@@ -45,6 +45,8 @@ def write_hdf5(
     """
     with new_file(file, overwrite=overwrite, num_bytes=_size_of(store)) as partial:
         with PatientFile(partial) as disk, h5py.File(disk, "w", libver=_LIBRARY) as content:
+            for name in ("videos", "failures", "captions", "features"):
+                content.create_group(name)  # made in passing, it would note the time
             _write_attributes(content, store)
             _write_tables(content, store)
             _write_captions(content, store)

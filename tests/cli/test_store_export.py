@@ -67,6 +67,7 @@ def test_a_run_goes_on_and_a_head_is_read_with_either_form(
     open_head(str(tmp_path / "run"), store, device="cpu")
 
 
+@pytest.mark.slow
 def test_every_command_reads_the_file_as_it_reads_the_store(
     muse: Muse, store: Path, tmp_path: Path, tiny_clip: str
 ) -> None:
