@@ -1,7 +1,8 @@
 """What a feature store is: the contract between extraction and everything that reads features.
 
 A store has one row per listed video and one per caption; it may grow, and a row never moves. A row
-of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
+of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as
+zeros.
 Knows nothing of how arrays lie on disk: ``store_zarr`` and ``store_hdf5`` do.
 """
 
