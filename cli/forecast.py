@@ -62,7 +62,7 @@ def _output(forecast: "Forecast", array_bytes: int, num_failed: int) -> str:
 
 def _lines(forecast: "Forecast") -> dict[str, str]:
     expected, fewest, most = forecast.num_failures
-    device = "GPU-hours" if forecast.encode_device == "cuda" else "h on all cores"
+    device = "GPU-hours" if forecast.encode_device == "cuda" else "core-hours"
     arrays = ", ".join(f"{n} {size_text(size)}" for n, size in forecast.array_bytes.items())
     free = "unknown" if forecast.free_bytes is None else size_text(forecast.free_bytes)
     present = forecast.num_videos - forecast.num_missing

@@ -18,7 +18,8 @@ from muse.pipeline.forecast_record import INTERVAL, Forecast, Stage, wilson_inte
 from muse.pipeline.forecast_text import binding_sentence
 from muse.pipeline.header import EncoderInfo
 from muse.pipeline.pending_work import PendingWork, Population, VideoTimes
-from muse.pipeline.probe import Probe, probe_run, scratch_location
+from muse.pipeline.probe import Probe, probe_run
+from muse.pipeline.probe_store import scratch_location
 from muse.pipeline.run_model import Pace, ShardWork, run_seconds, without_stage
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.storage import open_storage
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 _NUM_RESAMPLES = 60
 _MODEL_ERROR = 0.08  # standard deviation of log(actual / forecast) that resampling can't see
 _SEED = 0
-# Of a Ray on one machine, by benchmarks/bench_forecast.py --engine ray.
-_RAY_START_SECONDS, _RAY_STOP_SECONDS, _RAY_VIDEO_SECONDS = 9.0, 2.0, 0.01
+_RAY_VIDEO_SECONDS = 0.01  # a clip's way through the object store, and a task's
 
 
 def make_forecast(
@@ -102,10 +102,11 @@ def forecast_of(
     binds = _binding_stage(config, work, times, pace)
     num_failed = sum(sample.has_failed for sample in probe.samples)
     frames = config.sampling.num_frames
-    encode_seconds = (
-        times.num_batches_in_all(config.batch_videos) * pace.batch_seconds
-        + work.num_captions * pace.caption_seconds
-    )
+    on_cpu = probe.device == "cpu"
+    batch_seconds = probe.batch_cpu_seconds if on_cpu else pace.batch_seconds
+    caption_seconds = probe.caption_cpu_seconds if on_cpu else pace.caption_seconds
+    num_batches = times.num_batches_in_all(config.batch_videos)
+    encode_seconds = num_batches * batch_seconds + work.num_captions * caption_seconds
     return Forecast(
         num_videos=work.num_videos,
         num_missing=work.num_missing,
@@ -161,8 +162,6 @@ def free_bytes_at(out: Path | str) -> int | None:
 def _pace_of(
     config: "ExtractConfig", probe: Probe, *, num_decoders: int, num_encoders: int
 ) -> Pace:
-    on_ray = config.engine == "ray"
-    start = probe.build_seconds + probe.spawn_seconds
     return Pace(
         num_decoders=num_decoders,
         num_encoders=num_encoders,
@@ -171,9 +170,8 @@ def _pace_of(
         decode_slowdown=probe.decode_slowdown,
         write_seconds=probe.write_seconds,
         caption_seconds=probe.caption_seconds,
-        start_seconds=start + (_RAY_START_SECONDS if on_ray else 0.0),
-        stop_seconds=_RAY_STOP_SECONDS if on_ray else 0.0,
-        video_seconds=_RAY_VIDEO_SECONDS if on_ray else 0.0,
+        start_seconds=probe.start_seconds,
+        video_seconds=_RAY_VIDEO_SECONDS if config.engine == "ray" else 0.0,
     )
 
 

@@ -41,7 +41,7 @@ class Forecast:
     """About what tables and receipts take beside them."""
     decode_core_hours: float
     encode_hours: float
-    """Of one GPU, or of all cores on the CPU; captions included."""
+    """GPU-hours, or core-hours on the CPU; captions included."""
     encode_device: str
     """``cuda`` or ``cpu``."""
     wall_seconds: float

@@ -5,33 +5,23 @@ alone and with all of them busy, writing on the store's own disk. Nothing is lef
 nothing of how a run follows from its parts: ``forecast`` does.
 """
 
-import contextlib
-import dataclasses
 import itertools
 import resource
-import secrets
-import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from muse.pipeline.encoders.base import resolve_device
-from muse.pipeline.header import EncoderInfo, StoreHeader
-from muse.pipeline.listing import ListedRows
-from muse.pipeline.plan import CaptionShard, VideoShard, header_of
+from muse.pipeline.header import EncoderInfo
+from muse.pipeline.plan import VideoShard
 from muse.pipeline.probe_decoders import DecoderPool, DecodeSample, SizedVideo, spread_sample
-from muse.pipeline.records import Caption, Clip, ClipFeatures, VideoRef
+from muse.pipeline.probe_store import ScratchStore, scratch_store
+from muse.pipeline.records import Caption, Clip
 from muse.pipeline.schedule import available_cpus
-from muse.pipeline.shards import TEXTS_PER_BATCH, EncoderSetting, ShardEncoder
-from muse.pipeline.storage import open_storage
-from muse.pipeline.store_writer import StoreWriter
-from muse.pipeline.views import arrays_of
+from muse.pipeline.shards import EncoderSetting, ShardEncoder
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -58,16 +48,18 @@ class Probe:
     """Factor on a decode while the encoder works."""
     batch_seconds: tuple[float, ...]
     """Of forward passes, no decoder busy."""
+    batch_cpu_seconds: float
+    """CPU seconds of one, on all threads."""
     encode_slowdown: float
     """Factor on a forward pass while all decoders are busy."""
     caption_seconds: float
     """Of one in a full batch of captions; 0 without captions."""
+    caption_cpu_seconds: float
+    """CPU seconds of one, on all threads."""
     write_seconds: float
     """Of a full shard, durable."""
-    build_seconds: float
-    """Encoder, first pass included."""
-    spawn_seconds: float
-    """All decoders, side by side."""
+    start_seconds: float
+    """What a run takes besides its work: building the encoder, starting the decoders, Ray."""
     decoder_peak_bytes: int
     """Of the largest decoding process; 0 where the system does not tell."""
     encoder_peak_bytes: int
@@ -109,44 +101,51 @@ def probe_run(
         num_threads=available_cpus(),
     )
     encoder = ShardEncoder(setting)
-    info = encoder.info()
-    on_encoder(info)
+    on_encoder(encoder.info())
     pool = DecoderPool(
         num_decoders,
         limits=config.workers.limits,
         sampling=config.sampling,
-        preprocessing=info.preprocessing,
+        preprocessing=encoder.info().preprocessing,
         num_clips_kept=config.batch_videos,
     )
-    with pool, _scratch_store(config, encoder, captions) as bench:
-        build_seconds = time.perf_counter() - started
-        spawn_seconds = pool.start()
-        wanted = max(MAX_VIDEOS, 2 * num_decoders)
-        chosen = spread_sample(videos, min(wanted, len(videos)), seed=_SEED)
+    with pool, scratch_store(config, encoder, captions) as store:
+        start_seconds = time.perf_counter() - started + pool.start()
+        wanted = min(max(MAX_VIDEOS, 2 * num_decoders), len(videos))
+        chosen = spread_sample(videos, wanted, seed=_SEED)
         on_progress(f"decoding up to {len(chosen)} of {len(videos)} videos")
-        samples, phase_cpu, peak = _decode_alone(pool, chosen)
+        samples, cpu_share, decoder_peak = _decode_alone(pool, chosen)
         on_progress("encoding")
-        first, batches = _encode_alone(bench, pool.clips)
+        first, batches, batch_cpu = _encode_alone(store, pool.clips)
         on_progress("decoding and encoding at once")
-        pair = _both(pool, bench, chosen, samples, statistics.median(batches))
-        on_progress("writing")
-        return Probe(
-            encoder=info,
-            device=device,
-            num_decoders=num_decoders,
-            samples=samples,
-            decode_cpu_share=phase_cpu,
-            decode_slowdown=pair[0],
-            batch_seconds=tuple(batches),
-            encode_slowdown=pair[1],
-            caption_seconds=bench.caption_seconds(),
-            write_seconds=bench.write_seconds(),
-            build_seconds=build_seconds + max(0.0, first - statistics.median(batches)),
-            spawn_seconds=spawn_seconds,
-            decoder_peak_bytes=peak,
-            encoder_peak_bytes=_own_peak_bytes(),
-            seconds=time.perf_counter() - started,
-        )
+        slowdowns = _both(pool, store, chosen, samples, statistics.median(batches))
+        on_progress("encoding captions and writing")
+        caption_seconds, caption_cpu = store.caption_seconds()
+        write_seconds = store.write_seconds()
+        if config.engine == "ray":
+            on_progress("starting Ray")
+            work = _mean_seconds(samples) + statistics.median(batches)
+            start_seconds = _ray_seconds(config, store, chosen[:num_decoders], work_seconds=work)
+        else:
+            start_seconds += max(0.0, first - statistics.median(batches))
+    return Probe(
+        encoder=encoder.info(),
+        device=device,
+        num_decoders=num_decoders,
+        samples=samples,
+        decode_cpu_share=cpu_share,
+        decode_slowdown=slowdowns[0],
+        batch_seconds=tuple(batches),
+        batch_cpu_seconds=batch_cpu,
+        encode_slowdown=slowdowns[1],
+        caption_seconds=caption_seconds,
+        caption_cpu_seconds=caption_cpu,
+        write_seconds=write_seconds,
+        start_seconds=start_seconds,
+        decoder_peak_bytes=decoder_peak,
+        encoder_peak_bytes=_own_peak_bytes(),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _decode_alone(
@@ -164,21 +163,24 @@ def _decode_alone(
     return samples, share, phase.peak_bytes
 
 
-def _encode_alone(bench: "_Bench", clips: Sequence[Clip]) -> tuple[float, list[float]]:
-    """(seconds of the first pass, of the later ones): the first sets up what the others use."""
+def _encode_alone(store: ScratchStore, clips: Sequence[Clip]) -> tuple[float, list[float], float]:
+    """(seconds of the first pass, of the later ones, CPU seconds of one of these).
+
+    The first sets up what the others use.
+    """
+    first = store.batch_seconds(clips)
     batches: list[float] = []
-    first = bench.batch_seconds(clips)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     while len(batches) < _MIN_BATCHES or (
         len(batches) < _MAX_BATCHES and time.perf_counter() - started < _ENCODE_SECONDS
     ):
-        batches.append(bench.batch_seconds(clips))
-    return first, batches
+        batches.append(store.batch_seconds(clips))
+    return first, batches, (time.process_time() - cpu_started) / len(batches)
 
 
 def _both(
     pool: DecoderPool,
-    bench: "_Bench",
+    store: ScratchStore,
     chosen: Sequence[SizedVideo],
     alone: Sequence[DecodeSample],
     batch_seconds: float,
@@ -195,7 +197,7 @@ def _both(
     )
     passes: list[float] = []
     while not phase.is_over:
-        seconds = bench.batch_seconds(pool.clips)
+        seconds = store.batch_seconds(pool.clips)
         if not passes or not phase.is_over:  # the last pass had idle decoders beside it
             passes.append(seconds)
     samples = [sample for sample in phase.wait() if sample.video_id in seconds_of]
@@ -205,117 +207,37 @@ def _both(
     return max(1.0, decode_factor), max(1.0, encode_factor)
 
 
-class _Bench:
-    """The encoder with a store of one shard to write to."""
-
-    def __init__(
-        self, encoder: ShardEncoder, writer: StoreWriter, rows: ListedRows, location: str
-    ) -> None:
-        self._encoder, self._writer, self._rows = encoder, writer, rows
-        encoder.open_store(location)
-
-    def batch_seconds(self, clips: Sequence[Clip]) -> float:
-        """Of one forward pass over a full batch, with all that a run does to its tokens."""
-        header = self._writer.header
-        videos = self._rows.videos[: header.batch_videos]
-        clips = list(itertools.islice(itertools.cycle(clips or [_blank_clip(header)]), len(videos)))
-        shard = VideoShard(index=0, first_row=0, videos=videos)
-        return self._encoder.encode_videos(shard, clips).seconds["encode"]
-
-    def caption_seconds(self) -> float:
-        """Of one caption in a batch, after a first batch that sets things up."""
-        captions = self._rows.captions
-        if not captions:
-            return 0.0
-        for _ in range(2):
-            shard = CaptionShard(index=0, first_row=0, captions=captions)
-            seconds = self._encoder.encode_captions(shard).seconds["encode"]
-        return seconds / len(captions)
-
-    def write_seconds(self) -> float:
-        """Of a full shard: made, written, hashed and durable."""
-        header, videos = self._writer.header, self._rows.videos
-        shard = VideoShard(index=0, first_row=0, videos=videos)
-        features = [_features(header, video) for video in videos]
-        started = time.perf_counter()
-        self._writer.write_video_shard(shard, features, seconds={})
-        return time.perf_counter() - started
+def _mean_seconds(samples: Sequence[DecodeSample]) -> float:
+    return statistics.mean(sample.seconds for sample in samples) if samples else 0.0
 
 
-@contextlib.contextmanager
-def _scratch_store(
-    config: "ExtractConfig", encoder: ShardEncoder, captions: Sequence[Caption]
-) -> Iterator[_Bench]:
-    """A store beside the one that shall be, removed afterwards."""
-    location = scratch_location(config.out)
-    rows = _scratch_rows(config.shard_size, captions[:TEXTS_PER_BATCH])
-    header = header_of(
-        rows,
-        encoder=encoder.info(),
-        sampling=config.sampling,
-        shard_size=config.shard_size,
-        batch_videos=config.batch_videos,
-        views=config.views,
-        golden=encoder.golden,
+def _ray_seconds(
+    config: "ExtractConfig",
+    store: ScratchStore,
+    videos: Sequence[SizedVideo],
+    *,
+    work_seconds: float,
+) -> float:
+    """What a run on Ray takes besides its work: a run of a video a decoder, less its work."""
+    from muse.pipeline.schedule_ray import RayEngine  # --engine local never loads Ray
+
+    setting = EncoderSetting(
+        spec=config.encoder,
+        device=config.device,  # Ray asks its cluster
+        precision=config.precision,
+        num_threads=available_cpus(),
     )
-    storage = open_storage(location)
+    refs = tuple(video.video for video in videos[: config.batch_videos])
+    shard = VideoShard(index=0, first_row=0, videos=refs)
+    started = time.perf_counter()
+    engine = RayEngine(setting, config.workers, address=config.ray_address)
     try:
-        writer = StoreWriter.create(location, header, rows)
-        yield _Bench(encoder, writer, rows, storage.location)
+        run = engine.run(store.location, sampling=config.sampling, videos=[shard], captions=[])
+        for _ in run:
+            pass
     finally:
-        if "://" in location:
-            with contextlib.suppress(OSError):
-                storage.remove(*storage.list(""))
-        else:
-            shutil.rmtree(location, ignore_errors=True)
-
-
-def scratch_location(out: Path | str) -> str:
-    """A new name on the disk that the store will be on: beside its first folder that exists."""
-    name = f".muse-probe-{secrets.token_hex(4)}"
-    if "://" in str(out):
-        return f"{str(out).rstrip('/')}{name}"
-    folder = Path(out).absolute().parent
-    while not folder.is_dir():
-        folder = folder.parent
-    return str(folder / name)
-
-
-def _scratch_rows(num_videos: int, captions: Sequence[Caption]) -> ListedRows:
-    videos = tuple(VideoRef(video_id=f"probe-{row}", path=None) for row in range(num_videos))
-    return ListedRows(
-        protocol="probe",
-        videos=videos,
-        duplicate_of=(None,) * num_videos,
-        captions=tuple(
-            dataclasses.replace(caption, video_id=videos[0].video_id) for caption in captions
-        ),
-    )
-
-
-def _blank_clip(header: StoreHeader) -> Clip:
-    """Where no video of the sample decodes."""
-    size, frames = header.encoder.preprocessing.size, header.sampling.num_frames
-    return Clip(
-        video_id="probe",
-        frames_THWC=np.zeros((frames, size, size, 3), np.uint8),
-        pts_seconds_T=np.arange(frames, dtype=np.float64),
-    )
-
-
-def _features(header: StoreHeader, video: VideoRef) -> ClipFeatures:
-    """Values that nobody compresses: the bytes of a row are those of any other."""
-    frames = header.sampling.num_frames
-    arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
-        spec.name: np.full(spec.shape, 1, spec.dtype)
-        for spec in arrays_of(header.views, header.encoder, frames)
-    }
-    return ClipFeatures(
-        video_id=video.video_id,
-        arrays=arrays,
-        valid_T=np.ones(frames, np.bool_),
-        pts_seconds_T=np.arange(frames, dtype=np.float64),
-    )
+        engine.close()
+    return max(0.0, time.perf_counter() - started - work_seconds)
 
 
 def _own_peak_bytes() -> int:

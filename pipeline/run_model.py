@@ -32,9 +32,7 @@ class Pace:
     caption_seconds: float
     """Of one caption while no decoder is busy."""
     start_seconds: float
-    """Until the first video is decoded: encoder and decoders."""
-    stop_seconds: float = 0.0
-    """From the last receipt to the end."""
+    """What a run takes besides its work."""
     video_seconds: float = 0.0
     """That the engine adds to each decode."""
 
@@ -67,7 +65,7 @@ def run_seconds(
         fill = min(seconds, _fill_seconds(shards[0], pace))
         seconds = fill + (seconds - fill) * num_shards / len(shards)
     captions = num_captions * pace.caption_seconds / pace.num_encoders
-    return pace.start_seconds + seconds + captions + pace.stop_seconds
+    return pace.start_seconds + seconds + captions
 
 
 def videos_seconds(shards: Sequence[ShardWork], pace: Pace) -> float:

@@ -173,11 +173,12 @@ def make_probe(encoder_info: EncoderInfo) -> Callable[..., Probe]:
             decode_cpu_share=1.0,
             decode_slowdown=1.0,
             batch_seconds=(1.0, 1.0),
+            batch_cpu_seconds=2.0,
             encode_slowdown=1.0,
             caption_seconds=0.0,
+            caption_cpu_seconds=0.0,
             write_seconds=0.0,
-            build_seconds=0.0,
-            spawn_seconds=0.0,
+            start_seconds=0.0,
             decoder_peak_bytes=100,
             encoder_peak_bytes=1000,
             seconds=1.0,
@@ -242,7 +243,7 @@ def test_wall_time_hours_and_what_binds_follow_from_the_measurements(
     assert slow_decoding.wall_seconds == pytest.approx(8 * 3 / 2 + 2)  # the last shard's batches
     assert slow_decoding.wall_low_seconds < 14 < slow_decoding.wall_high_seconds
     assert slow_decoding.decode_core_hours == pytest.approx(8 * 3 / 3600)
-    assert slow_decoding.encode_hours == pytest.approx(4 * 1 / 3600)
+    assert slow_decoding.encode_hours == pytest.approx(4 * 2 / 3600)  # CPU seconds, on two cores
     assert slow_decoding.binds == "decode"
     assert slow_decoding.binds_because.startswith(
         "decode-bound: 2 cores decode 0.667 videos/s, 1 encoder could take 2;"
@@ -257,6 +258,7 @@ def test_on_a_gpu_it_says_how_many_cores_would_help(
     work = make_work([10] * 8)
     samples = [sample_of(video, 3.0) for video in Population(work).videos]
     forecast = forecast_from(work, make_probe(samples, device="cuda"))
+    assert forecast.encode_hours == pytest.approx(4 * 1 / 3600)
     assert forecast.binds_because.endswith("4 more cores would help until the encoder binds")
 
 
