@@ -94,7 +94,8 @@ def _golden_frame(preprocessing: Preprocessing) -> NDArray[np.uint8]:
         sampling=Sampling(kind="uniform", num_frames=1),
         preprocessing=preprocessing,
     )
-    return clip.frames_THWC[0]
+    frame_HWC: NDArray[np.uint8] = clip.frames_THWC[0]
+    return frame_HWC
 
 
 def _packed(vector: NDArray[np.float16]) -> str:
