@@ -1,5 +1,6 @@
 """A store that grows: what is new gets rows at the end, what is there keeps its bytes."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 from runs import Runs
 
 from muse.errors import IncompatibleStoreError
+from muse.pipeline.extract import extract
+from muse.pipeline.storage import LocalStorage
 from muse.pipeline.store_zarr import ZarrStore
 from muse.pipeline.verify import verify
 
@@ -128,8 +131,6 @@ def test_two_steps_cut_off_anywhere_end_as_two_undisturbed_ones(
 def test_a_growth_that_is_killed_at_any_write_ends_as_an_undisturbed_one(
     grown: Runs, same_store: Any, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    from muse.pipeline.storage import LocalStorage
-
     undisturbed = Path(shutil.copytree(grown.out, grown.out.with_name("undisturbed")))
     grown.run(NEW, append=True, out=undisturbed)
     real, count = LocalStorage.write, iter(range(1, 1000))
@@ -158,10 +159,6 @@ def test_a_missing_video_that_turns_up_is_not_appended_a_second_time(runs: Runs)
 
 
 def test_the_label_names_both_listings(grown: Runs) -> None:
-    from dataclasses import replace
-
-    from muse.pipeline.extract import extract
-
-    listing = replace(grown.listing(NEW), protocol="MSVD test")
+    listing = dataclasses.replace(grown.listing(NEW), protocol="MSVD test")
     extract(grown.config(append=True), listing)
     assert ZarrStore.open(grown.out).header.protocol == "folder + MSVD test"
