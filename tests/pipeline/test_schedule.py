@@ -42,7 +42,7 @@ def test_a_video_whose_decoder_crashes_or_hangs_costs_only_itself(
         encoder="plain",
         engine="local",
         sampling=Sampling(num_frames=2),
-        workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=1)),
+        workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=2)),
     )
     extract(config, list_folder(video_folder, None))
     store = open_store(config.out)
