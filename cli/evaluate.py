@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muse.cli.flags import DeviceOption, HeadOption, ScanFlag, ScanOption, StoreArgument
+from muse.cli.flags import (
+    DeviceOption,
+    HeadOption,
+    ScanFlag,
+    ScanOption,
+    StoreArgument,
+    ViewOption,
+    open_for_head,
+)
 
 if TYPE_CHECKING:
     from muse.head.evaluate import RetrievalReport
@@ -23,6 +31,7 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the numbers to this file too.")
     ] = None,
+    view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
@@ -30,14 +39,14 @@ def evaluate(
     from muse.cli.report import print_note
     from muse.head.evaluate import evaluate as run_evaluate
     from muse.head.evaluate import open_head
-    from muse.pipeline.store import open_store
 
-    opened = open_store(store)
+    opened = open_for_head(store, head, view)
     opened_head, where = open_head(
         head,
         opened,
         device=device,  # type: ignore[arg-type]  # checked by open_head
         scan=scan.value,
+        any_view=view is not None,
     )
     report = run_evaluate(opened, opened_head, split=split, head_name=head, device=where)
     _print(report)

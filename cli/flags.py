@@ -1,9 +1,13 @@
 """Flags that several commands share, each described once."""
 
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from muse.pipeline.store import FeatureStore
 
 StoreArgument = Annotated[
     str, typer.Argument(help="The feature store: a folder, a URL, or an exported .h5 file.")
@@ -27,3 +31,27 @@ ScanOption = Annotated[
     ScanFlag,
     typer.Option(help="Selective scan; auto is mamba-ssm's on a GPU where installed, else cpu."),
 ]
+
+
+class ViewFlag(StrEnum):
+    """Values of ``--view``."""
+
+    tokens = "tokens"
+    int8 = "int8"
+
+
+ViewOption = Annotated[
+    ViewFlag | None,
+    typer.Option(help="Which view of a video to read; without, the head's own, else tokens."),
+]
+
+
+def open_for_head(store: str, head: str, view: ViewFlag | None) -> "FeatureStore":
+    """The store, reading the view that was named, or else the one that the head was trained on."""
+    from muse.head.checkpoint import read_config
+    from muse.head.evaluate import MEAN_POOL
+    from muse.pipeline.store import open_store
+
+    if view is not None:
+        return open_store(store, view=view.value)
+    return open_store(store, view=None if head == MEAN_POOL else read_config(Path(head)).view)

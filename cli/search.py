@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muse.cli.flags import DeviceOption, HeadOption, ScanFlag, ScanOption, StoreArgument
+from muse.cli.flags import (
+    DeviceOption,
+    HeadOption,
+    ScanFlag,
+    ScanOption,
+    StoreArgument,
+    ViewOption,
+    open_for_head,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +25,7 @@ def search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
     head: HeadOption = "mean-pool",
     k: Annotated[int, typer.Option("-k", min=1, help="How many videos to print.")] = 5,
+    view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
@@ -26,11 +35,10 @@ def search(
 
     from muse.errors import StoreError, UsageError
     from muse.head.evaluate import embed_videos, open_head, rank_videos
-    from muse.pipeline.store import open_store
 
     if not text.strip():
         raise UsageError("the text is empty. Write what to look for.")
-    opened = open_store(store)
+    opened = open_for_head(store, head, view)
     rows = np.flatnonzero(opened.has_features_N)
     if not len(rows):
         raise StoreError(f"{store}: no video has features yet. Run `muse extract` to the end.")
@@ -39,6 +47,7 @@ def search(
         opened,
         device=device,  # type: ignore[arg-type]  # checked by open_head
         scan=scan.value,
+        any_view=view is not None,
     )
     text_embedding = _embed_text(opened, text, device=device)
     videos = embed_videos(opened, rows, opened_head, device=where)
@@ -52,11 +61,14 @@ def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
     import torch
 
     from muse.pipeline.encoders.base import build_encoder, resolve_device
+    from muse.pipeline.golden import require_same_text
     from muse.pipeline.header import require_same_encoder
 
     info = store.header.encoder
     encoder = build_encoder(info.spec, device=resolve_device(device), precision=info.precision)
     require_same_encoder(encoder.info, info, what="the encoder at hand")
+    if store.header.golden is not None:
+        require_same_text(encoder, store.header.golden, what=store.location)
     return torch.from_numpy(encoder.encode_texts([text])[0]).float()
 
 

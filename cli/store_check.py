@@ -1,4 +1,4 @@
-"""``muse store verify`` and ``muse store diff``: is it what was written, and what sets two apart."""
+"""``muse store verify`` and ``diff``: is a store what was written, and what sets two apart."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

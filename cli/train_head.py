@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument
+from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
 from muse.errors import UsageError
 
 
@@ -49,6 +49,7 @@ def train_head(
         DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
     ] = DuplicatesFlag.masked,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
+    view: ViewOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
         TrainPrecisionFlag, typer.Option(help="auto is bf16 on a GPU, else fp32.")
@@ -67,7 +68,7 @@ def train_head(
     from muse.head.train import TrainConfig, train
     from muse.pipeline.store import open_store
 
-    opened = open_store(store)
+    opened = open_store(store, view=view.value if view else None)
     head = HeadConfig(
         dim=opened.header.encoder.dim,
         logit_scale_init=opened.header.encoder.logit_scale,

@@ -33,7 +33,7 @@ from muse.head.scan.select import ScanBackend
 from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore
 
-RUN_FORMAT_VERSION = 1
+RUN_FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
 HEAD_FILE = "head.safetensors"
 STATE_FILE = "state.safetensors"
@@ -41,6 +41,9 @@ STATE_FILE = "state.safetensors"
 
 # Where a run computes and how often it saves, not what: these may differ when it is resumed.
 FREE_TO_CHANGE = ("device", "scan", "videos_at_once", "checkpoint_every")
+
+
+_STORE_STATE = ("view", "timestamps_sha256", "root_sha256")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,12 @@ class RunConfig:
     """The training's settings as JSON; `muse.head.train.TrainConfig` reads them."""
     store: StoreHeader
     """Of the store that the head was trained on."""
+    view: str
+    """Which view of a video the head reads: ``tokens`` or ``int8``."""
+    root_sha256: str
+    """Of that store when the run began: all that was in it."""
+    timestamps_sha256: str
+    """Of that store when the run began: the frames that were really decoded."""
     num_videos: int
     """Of the split, those that had features."""
     num_captions: int
@@ -68,6 +77,7 @@ class RunConfig:
             "head": dataclasses.asdict(self.head),
             "train": self.train,
             "store": self.store.as_json(),
+            **{name: getattr(self, name) for name in _STORE_STATE},
             "num_videos": self.num_videos,
             "num_captions": self.num_captions,
             "ran_on": self.ran_on,
@@ -146,6 +156,7 @@ def read_config(run: Path) -> RunConfig:
             head=HeadConfig(**head),
             train=dict(content["train"]),
             store=header_from_json(content["store"], source=str(path)),
+            **{name: str(content[name]) for name in _STORE_STATE},
             num_videos=int(content["num_videos"]),
             num_captions=int(content["num_captions"]),
             ran_on=dict(content["ran_on"]),
@@ -167,16 +178,30 @@ def open_run(run: Path, wanted: RunConfig, store: FeatureStore) -> None:
         return
     found = read_config(run)
     require_same_features(store.header, found.store, what=store.location)
-    if found.store.listing_sha256 != wanted.store.listing_sha256:
-        raise IncompatibleStoreError(
-            f"{store.location}: listing_sha256 differs from the store that {run} was made from: it "
-            "lists other videos or captions. Use that store, or name a new folder with --out."
-        )
+    _require_same_state(found, wanted, run=run, what=store.location)
     for name, old, new in _settings(found, wanted):
         if old != new:
             raise CheckpointError(
                 f"{run}: made with {name} {old}, asked for {new}. "
                 "Repeat its own command to go on, or name a new folder with --out."
+            )
+
+
+def _require_same_state(found: RunConfig, wanted: RunConfig, *, run: Path, what: str) -> None:
+    """Nothing, if the store still holds what it held when the run began.
+
+    Raises:
+        IncompatibleStoreError: Naming what differs, the most telling first.
+    """
+    states = (
+        ("listing_sha256", found.store.listing_sha256, wanted.store.listing_sha256),
+        *((name, getattr(found, name), getattr(wanted, name)) for name in _STORE_STATE),
+    )
+    for name, then, now in states:
+        if then != now:
+            raise IncompatibleStoreError(
+                f"{what}: {name} is {now!r}, but was {then!r} when {run} was begun: other videos, "
+                "frames or features. Use that store, or name a new folder with --out."
             )
 
 
@@ -191,8 +216,16 @@ def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object
         yield name, getattr(found, name), getattr(wanted, name)
 
 
-def load_head(run: Path, store: FeatureStore, *, scan: ScanBackend = "auto") -> RetrievalHead:
+def load_head(
+    run: Path, store: FeatureStore, *, scan: ScanBackend = "auto", any_view: bool = False
+) -> RetrievalHead:
     """A run's head, on the CPU and in evaluation mode, for use with a store.
+
+    Args:
+        run: The folder of a run.
+        store: What it will read.
+        scan: The backend of its scan.
+        any_view: Whether it may read another view than it was trained on, as int8 for tokens.
 
     Raises:
         CheckpointError: If the run is missing, has no checkpoint yet, or is damaged.
@@ -200,6 +233,11 @@ def load_head(run: Path, store: FeatureStore, *, scan: ScanBackend = "auto") -> 
     """
     config = read_config(run)
     require_same_features(store.header, config.store, what=store.location)
+    if store.token_view != config.view and not any_view:
+        raise IncompatibleStoreError(
+            f"{store.location}: view is {store.token_view!r}, but the head of {run} was trained on "
+            f"{config.view!r}. Name --view {store.token_view} to see what that costs."
+        )
     path = run / HEAD_FILE
     if not path.is_file():
         raise CheckpointError(

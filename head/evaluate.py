@@ -79,7 +79,12 @@ class RankedVideo:
 
 
 def open_head(
-    head: str, store: FeatureStore, *, device: Device = "auto", scan: ScanBackend = "auto"
+    head: str,
+    store: FeatureStore,
+    *,
+    device: Device = "auto",
+    scan: ScanBackend = "auto",
+    any_view: bool = False,
 ) -> tuple[VideoEmbedder, torch.device]:
     """A head by name or run folder, ready for a store, and the device it is on.
 
@@ -88,6 +93,7 @@ def open_head(
         store: The store it will read; it must hold the kind of features the head was made for.
         device: Where it computes.
         scan: The backend of its scan.
+        any_view: Whether it may read another view than it was trained on.
 
     Raises:
         CheckpointError: If the folder is no run or damaged.
@@ -97,7 +103,7 @@ def open_head(
     where = resolve_device(device)
     if head == MEAN_POOL:
         return MeanPoolHead(), where
-    loaded = load_head(Path(head), store, scan=resolve_backend(scan, where))
+    loaded = load_head(Path(head), store, scan=resolve_backend(scan, where), any_view=any_view)
     return loaded.to(where), where
 
 

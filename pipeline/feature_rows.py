@@ -52,15 +52,15 @@ class FeatureRows:
             source=source,
         )
 
-    def tokens(self, row: int) -> NDArray[np.float16]:
-        """(T, K, D) projected tokens, from the int8 view where it is the only one.
+    def tokens(self, row: int, *, view: str) -> NDArray[np.float16]:
+        """(T, K, D) projected tokens, as they are or from int8.
 
         Raises:
-            StoreError: If the store has neither, or the file that should hold them is gone.
+            StoreError: If the store has none, or the file that should hold them is gone.
         """
-        if "tokens" in self._views:
+        if view == "tokens":
             return self._row("tokens", row)
-        if "int8" in self._views:
+        if view == "int8":
             return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
         raise StoreError(
             f"{self._storage.location}: no tokens in it, only the views {', '.join(self._views)}. "

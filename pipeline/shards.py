@@ -73,7 +73,7 @@ class ShardEncoder:
         require_same_encoder(header.encoder, self._encoder.info, what=location)
         if header.golden is not None:
             require_same_golden(
-                header.golden, self.golden, precision=header.encoder.precision, what=location
+                self.golden, header.golden, precision=header.encoder.precision, what=location
             )
 
     def encode_videos(

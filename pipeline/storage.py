@@ -10,18 +10,18 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote
 
 from muse.errors import UsageError
+from muse.pipeline.durable_files import Content, sync_folder, write_new
 from muse.pipeline.storage_lock import lock_folder
 from muse.pipeline.storage_names import PARTIAL_SUFFIX, is_hidden, require_name
 
-Content = bytes | memoryview | Sequence[bytes | memoryview]
-"""What a file shall hold: one buffer, or several that follow each other."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")  # one letter is a drive of Windows
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -222,7 +222,7 @@ class LocalStorage:
         """Names of the files and folders directly in the root."""
         if not self.exists():
             return []
-        return sorted(name for name in os.listdir(self._root) if not is_hidden(name))
+        return sorted(p.name for p in Path(self._root).iterdir() if not is_hidden(p.name))
 
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder."""
@@ -234,13 +234,13 @@ class LocalStorage:
         self._make_folders(name)
         partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
         try:
-            _write_new(partial, content)
+            write_new(partial, content)
             partial.replace(target)
         except BaseException:  # also Ctrl-C
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def remove(self, *names: str) -> None:
         """Removes files, and sees to it that they stay removed."""
@@ -252,7 +252,7 @@ class LocalStorage:
                 folders.add(path.parent)
         for folder in folders:
             with contextlib.suppress(FileNotFoundError):
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def remove_partials(self) -> None:
         """Removes what killed writers left."""
@@ -264,7 +264,7 @@ class LocalStorage:
         missing = [path for path in (root, *root.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         if not root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._root)
 
@@ -287,9 +287,10 @@ class LocalStorage:
 
     def _status(self, name: str) -> os.stat_result | None:
         try:
-            return os.stat(self._path(name))  # noqa: PTH116
+            status = os.stat(self._path(name))  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return status if stat.S_ISREG(status.st_mode) else None
 
     def _names(self, folder: str) -> Iterator[str]:
         top = self._path(folder) if folder else self._root
@@ -313,7 +314,7 @@ class LocalStorage:
                     continue
             except FileNotFoundError:
                 raise self._gone() from None
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
             self._settled.add(folder)
 
     def _gone(self) -> FileNotFoundError:
@@ -327,33 +328,6 @@ def _path_of_file_url(url: str) -> Path:
     if host not in ("", "localhost") or not slash:
         raise UsageError(f"{url}: names another machine, or no path. Write file:///folder.")
     return Path("/" + unquote(path))
-
-
-def _write_new(path: Path, content: Content) -> None:
-    """A new file that is on the disk."""
-    buffers = [content] if isinstance(content, bytes | memoryview) else content
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        for buffer in buffers:
-            left = memoryview(buffer)
-            left = left.cast("B") if left.nbytes else memoryview(b"")
-            while left:
-                left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network disks can't do it for folders; they have nothing better.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _raise(error: OSError) -> None:

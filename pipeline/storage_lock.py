@@ -66,6 +66,9 @@ def lock_folder(folder: Path) -> Iterator[FolderLock]:
     finally:
         if descriptor in _held:  # not in a fork's child
             _held.discard(descriptor)
+            # Closing alone would wait for a child that is being forked just now.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -1,10 +1,12 @@
 """What a feature store is: the contract between extraction and everything that reads features.
 
 A store has one row per listed video and one per caption; it may grow, and a row never moves. A row
-of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
-Knows nothing of how arrays lie on disk: ``store_zarr`` does.
+of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as
+zeros.
+Knows nothing of how arrays lie on disk: ``store_zarr`` and ``store_hdf5`` do.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,13 @@ from numpy.typing import NDArray
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
+from muse.pipeline.storage import open_storage
 from muse.pipeline.views import ArraySpec
 
 HEADER_FILE = "store.json"
+HDF5_SUFFIXES = (".h5", ".hdf5")
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+TOKEN_VIEWS = ("tokens", "int8")
 CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
 
 
@@ -46,6 +52,11 @@ class FeatureStore(Protocol):
     @property
     def header(self) -> StoreHeader:
         """What the rows are and mean."""
+        ...
+
+    @property
+    def token_view(self) -> str:
+        """The view that `read_clip` reads: ``tokens`` or ``int8``; empty where there is neither."""
         ...
 
     @property
@@ -112,10 +123,10 @@ class FeatureStore(Protocol):
 
 
 class RawStore(FeatureStore, Protocol):
-    """A store whose rows can be read as they are kept."""
+    """A store of which all that is kept can be read, not only what a head reads."""
 
     @property
-    def arrays(self) -> Sequence[ArraySpec]:
+    def arrays(self) -> tuple[ArraySpec, ...]:
         """What is kept of each video."""
         ...
 
@@ -148,25 +159,62 @@ def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
     )
 
 
-def open_store(path: Path | str) -> FeatureStore:
-    """The store in a folder, for reading.
+def token_view_of(header: StoreHeader, wanted: str | None = None) -> str:
+    """The view that a head reads: the wanted one, else ``tokens``, else ``int8``, else none.
 
     Raises:
-        StoreError: If there is none, or its header can't be read.
+        StoreError: If the store has not the wanted one.
     """
-    folder = Path(path)
-    if not (folder / HEADER_FILE).is_file():
+    have = [name for name in TOKEN_VIEWS if name in header.views]
+    if wanted is not None and wanted not in have:
         raise StoreError(
-            f"{folder}: no feature store here ({HEADER_FILE} is missing). "
-            f"Make one with `muse extract FOLDER --captions FILE --out {folder}`."
+            f"view {wanted!r}: the store has {', '.join(header.views)}, and a head reads "
+            f"{' or '.join(TOKEN_VIEWS)}. Choose one of its own, or extract with --views {wanted}."
         )
+    return wanted or next(iter(have), "")
+
+
+def open_store(path: Path | str, *, view: str | None = None) -> FeatureStore:
+    """The store in a folder, at a URL or in an HDF5 file, for reading.
+
+    Args:
+        path: A folder, a URL, or a file of `muse store export`.
+        view: What `FeatureStore.read_clip` reads; see `token_view_of`.
+
+    Raises:
+        StoreError: If there is none, its header can't be read, or it has no such view.
+    """
+    return open_raw_store(path, view=view)
+
+
+def open_raw_store(path: Path | str, *, view: str | None = None) -> RawStore:
+    """The same store as `open_store`'s, with every array of it."""
+    storage = open_storage(path)
+    if _is_hdf5(storage.location):
+        from muse.pipeline.store_hdf5 import Hdf5Store  # this module is below it
+
+        return Hdf5Store.open(Path(storage.location), view=view)
+    if storage.size(HEADER_FILE) is None:
+        raise _no_store(storage.location, str(path))
     from muse.pipeline.store_zarr import ZarrStore  # this module is below it
 
-    return ZarrStore.open(folder)
+    return ZarrStore.open(path, view=view)
 
 
-def open_raw_store(path: Path | str) -> RawStore:
-    """As `open_store`, for reading rows as they are kept."""
-    from muse.pipeline.store_zarr import ZarrStore
+def _is_hdf5(location: str) -> bool:
+    """True for a file by its content, and for what is no folder by its name."""
+    file = Path(location)
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        if stream.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            return True
+    is_remote = "://" in location
+    return file.suffix.lower() in HDF5_SUFFIXES and not is_remote and not file.is_dir()
 
-    return ZarrStore.open(path)
+
+def _no_store(location: str, path: str) -> StoreError:
+    if Path(location).suffix.lower() in HDF5_SUFFIXES:
+        return StoreError(f"{location}: exported files are read from a disk only. Copy it to one.")
+    return StoreError(
+        f"{location}: no feature store here ({HEADER_FILE} is missing). "
+        f"Make one with `muse extract FOLDER --captions FILE --out {path}`."
+    )

@@ -213,7 +213,7 @@ class StoreWriter:
 
 def _checked(clip: ClipFeatures, spec: ArraySpec) -> NDArray[Any]:
     row = clip.arrays[spec.name]
-    assert row.shape == spec.shape and row.dtype == spec.dtype, (spec, row.shape, row.dtype)
+    assert (row.shape, str(row.dtype)) == (spec.shape, spec.dtype), (spec, row.shape, row.dtype)
     return row
 
 

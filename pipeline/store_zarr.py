@@ -22,7 +22,7 @@ from muse.pipeline.receipts import Receipt, ReceiptKind, read_receipts
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
 from muse.pipeline.sealed_json import hash_of_json, unsealed
 from muse.pipeline.storage import Storage, open_storage
-from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of
+from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
 from muse.pipeline.views import ArraySpec
 
 VIDEOS_FILE = "videos.parquet"
@@ -32,9 +32,10 @@ CAPTIONS_FILE = "captions.parquet"
 class ZarrStore:
     """A store in a folder or at a URL."""
 
-    def __init__(self, storage: Storage, header: StoreHeader) -> None:
+    def __init__(self, storage: Storage, header: StoreHeader, *, view: str | None = None) -> None:
         self.storage = storage
         self.header = header
+        self.token_view = token_view_of(header, view)
         self._rows = FeatureRows(storage, header)
 
     @property
@@ -48,8 +49,12 @@ class ZarrStore:
         return self.storage.location
 
     @classmethod
-    def open(cls, location: Path | str) -> "ZarrStore":
+    def open(cls, location: Path | str, *, view: str | None = None) -> "ZarrStore":
         """The store in a folder or at a URL.
+
+        Args:
+            location: Where it is.
+            view: What `read_clip` reads; see `token_view_of`.
 
         Raises:
             StoreError: If its header can't be read.
@@ -63,7 +68,7 @@ class ZarrStore:
                 "Extract into another --out."
             ) from error
         header = header_from_json(content, source=f"{storage.location}/{HEADER_FILE}")
-        return cls(storage, header)
+        return cls(storage, header, view=view)
 
     # -- tables ------------------------------------------------------------------------------
 
@@ -194,7 +199,7 @@ class ZarrStore:
     # -- reading -----------------------------------------------------------------------------
 
     def read_clip(self, row: int) -> ClipTokens:
-        """The tokens of one video, from its int8 view where it is the only one.
+        """The tokens of one video, from ``token_view``.
 
         Raises:
             StoreError: If the video has no features, or the file that should hold them is gone.
@@ -204,7 +209,7 @@ class ZarrStore:
             raise self._rows.lost("valid", row)
         return ClipTokens(
             video_id=self.video_ids[row],
-            tokens_TKD=self._rows.tokens(row),
+            tokens_TKD=self._rows.tokens(row, view=self.token_view),
             valid_T=self._valid_NT[row],
             pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )

@@ -62,6 +62,7 @@ class MemoryStore:
     ) -> None:
         self.location = "memory"
         self.header = header
+        self.token_view = "tokens"
         self.video_ids = [f"video{row}" for row in range(len(clips))]
         self.captions = captions
         self.has_features_N = np.array([clip is not None for clip in clips])
