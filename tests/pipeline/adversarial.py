@@ -19,6 +19,16 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image
 
+from muse.pipeline.header import Preprocessing, Sampling
+
+PREPROCESSING = Preprocessing(
+    size=32, resize_to=32, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+)
+EVERY_FRAME = Sampling(kind="uniform", num_frames=500)
+WORDS_OF_A_NEXT_STEP = (
+    "Convert", "List", "Make", "Put", "Replace", "Use", "replace", "or remove",
+)  # fmt: skip
+
 MakeVideo = Callable[..., Path]
 Maker = Callable[[Path, MakeVideo], object]
 
