@@ -268,7 +268,7 @@ def test_a_run_over_all_of_them_ends_with_each_in_its_state_and_the_good_ones_un
     listing, expected = corpus
     store = run(listing)
 
-    found: dict[str, Outcome] = {failure.video_id: failure.reason for failure in store.failures()}
+    found: dict[str, Outcome] = {failure.video_id: failure.reason for failure in store.failures}
     for row in np.flatnonzero(store.has_features_N).tolist():
         found[store.video_ids[row]] = int(store.read_clip(row).valid_T.sum())
     numbers = {k: len(v) if isinstance(v, list) else v for k, v in expected.items()}
