@@ -247,10 +247,26 @@ def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
 def _packets(
     container: InputContainer, stream: VideoStream, path: Path
 ) -> Iterator["av.Packet[VideoStream]"]:
-    with _refusing(f"{path}: reading stopped", reason="truncated"):
-        for packet in container.demux(stream):
-            if packet.size:
-                yield packet
+    try:
+        with _refusing(f"{path}: reading stopped", reason="truncated"):
+            for packet in container.demux(stream):
+                if packet.size:
+                    yield packet
+    except MemoryError:
+        if not _has_memory_for(readable_bytes(path) or 0):
+            raise
+        raise DecodeError(
+            f"{path}: a packet claims to be larger than the file. The file is damaged; replace it.",
+            reason="corrupt",
+        ) from None
+
+
+def _has_memory_for(size_bytes: int) -> bool:
+    try:
+        np.empty(size_bytes, dtype=np.uint8)
+    except MemoryError:
+        return False
+    return True
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def song(path: Path, make_video: MakeVideo, *, cover: bool = False) -> None:
 def _cover_stream(container: av.container.OutputContainer) -> av.VideoStream:
     stream = container.add_stream("mjpeg", rate=1)
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-    stream.disposition = Disposition.attached_pic
+    stream.disposition = Disposition.attached_pic.value
     return stream
 
 
@@ -357,6 +357,16 @@ def _simple_blocks(content: bytes) -> Iterator[tuple[int, int]]:
         at += 1 + length + size
 
 
+def claims_packet(number: int) -> Callable[[bytes], bytes]:
+    """A patch of one entry of an .mp4's table of sample sizes (14496-12, 8.7.3)."""
+
+    def patch(content: bytes) -> bytes:
+        at = content.index(b"stsz") + 4 + 12 + 4 * number
+        return content[:at] + struct.pack(">I", 0x3600_0000) + content[at + 4 :]
+
+    return patch
+
+
 def claims_size(place: bytes, offset: int, layout: str) -> Callable[[bytes], bytes]:
     """A patch that makes a header claim 100,000 x 100,000 pixels, or as many as it can."""
     side = 100_000 if "I" in layout or "i" in layout else 65_535
@@ -512,6 +522,8 @@ BROKEN = (
     Case(name="cut_fragments.mp4", make=cut(_FRAGMENTS, 3), expects="truncated"),
     Case(name="damaged_in_the_middle.mkv", expects="corrupt",
          make=patched(video(codec_options={"bf": "0"}), damaged(5))),
+    Case(name="claims_a_packet_of_900_mb.mp4", expects="corrupt",
+         make=patched(video(), claims_packet(7))),
     Case(name="claims_100000.avi", expects="corrupt",
          make=patched(video("rawvideo", "bgr24"), claims_size(b"strf", 12, "<ii"))),
     Case(name="claims_100000.png.mp4", expects="corrupt",
