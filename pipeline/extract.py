@@ -125,12 +125,13 @@ def extract(
     with _only_writer(config.out) as (storage, lock):
         rows = _agreed_rows(config, listing, storage)
         num_new, has_work = 0, _has_work(storage, rows)
-        if has_work:
-            with _engine(config) as engine, _failures_listed(storage):
-                _bring_up(config, rows, storage, engine)
-                for progress in _run(config, rows, storage, lock, engine):
-                    num_new = progress.num_committed
-                    on_progress(progress)
+        with _failures_listed(storage):  # also those of a run that ended before it wrote them
+            if has_work:
+                with _engine(config) as engine:
+                    _bring_up(config, rows, storage, engine)
+                    for progress in _run(config, rows, storage, lock, engine):
+                        num_new = progress.num_committed
+                        on_progress(progress)
         store = ZarrStore.open(storage.location)
     return ExtractSummary(
         counts=store.counts(),
@@ -187,6 +188,8 @@ def _has_work(storage: Storage, rows: ListedRows) -> bool:
     if storage.size(HEADER_FILE) is None:
         return True
     store = ZarrStore.open(storage.location)
+    if not store.header.files:  # its growth was cut off
+        return True
     return bool(pending_video_shards(store, rows) or pending_caption_shards(store, rows))
 
 
@@ -210,7 +213,7 @@ def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine:
     require_same_encoder(found.encoder, info, what=storage.location)
     if found.golden is not None:
         require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)
-    if header.listing_sha256 != found.listing_sha256:
+    if header.listing_sha256 != found.listing_sha256 or not found.files:
         kept = dataclasses.replace(header, golden=found.golden, versions=found.versions)
         writer.describe(kept, rows)
 

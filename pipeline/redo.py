@@ -102,13 +102,28 @@ def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> int:
     for receipt in store.video_receipts:
         if again[receipt.index]:
             writer.reopen(receipt, again[receipt.index])
-    videos = {rows.videos[row].video_id for found in again.values() for row in found}
-    present = {video.video_id for video in rows.videos if video.path is not None}
+    _reopen_captions(store, rows, writer, again={row for found in again.values() for row in found})
+    return sum(map(len, again.values()))
+
+
+def _reopen_captions(
+    store: ZarrStore, rows: ListedRows, writer: StoreWriter, *, again: set[int]
+) -> None:
+    """Those that were left out, of every video that is there now and does not stay failed.
+
+    Not only of the videos that this run makes pending: the run that did may have been cut off
+    before it came here, and a missing file may turn up before its shard was ever committed.
+    """
+    failed = {row for receipt in store.video_receipts for row, _ in receipt.failures} - again
+    hopeful = {
+        video.video_id
+        for row, video in enumerate(rows.videos)
+        if video.path is not None and row not in failed
+    }
     for receipt in store.caption_receipts:
-        waiting = [r for r in receipt.left_out if rows.captions[r].video_id in videos & present]
+        waiting = [row for row in receipt.left_out if rows.captions[row].video_id in hopeful]
         if waiting:
             writer.reopen(receipt, waiting)
-    return len(videos)
 
 
 def _failed(receipt: Receipt, rules: RedoRules) -> Iterable[int]:
