@@ -16,6 +16,7 @@ from muse.cli.extract import extract
 from muse.cli.search import search
 from muse.cli.store import errors, info
 from muse.cli.store_check import diff, verify
+from muse.cli.store_export import export
 from muse.cli.train_head import train_head
 from muse.errors import MuseError, UsageError
 
@@ -41,6 +42,7 @@ store_app.command("info")(info)
 store_app.command("errors")(errors)
 store_app.command("verify")(verify)
 store_app.command("diff")(diff)
+store_app.command("export")(export)
 
 
 def main() -> None:

@@ -61,11 +61,14 @@ def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
     import torch
 
     from muse.pipeline.encoders.base import build_encoder, resolve_device
+    from muse.pipeline.golden import require_same_text
     from muse.pipeline.header import require_same_encoder
 
     info = store.header.encoder
     encoder = build_encoder(info.spec, device=resolve_device(device), precision=info.precision)
     require_same_encoder(encoder.info, info, what="the encoder at hand")
+    if store.header.golden is not None:
+        require_same_text(encoder, store.header.golden, what=store.location)
     return torch.from_numpy(encoder.encode_texts([text])[0]).float()
 
 

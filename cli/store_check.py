@@ -1,4 +1,4 @@
-"""``muse store verify`` and ``muse store diff``: is it what was written, and what sets two apart."""
+"""``muse store verify`` and ``diff``: is a store what was written, and what sets two apart."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Re-read every file of a store and compare it with what was written."""
-    from muse.cli.report import print_json_line, print_line
+    from muse.cli.report import print_json_line, print_line, print_note
     from muse.pipeline.store_zarr import ZarrStore
     from muse.pipeline.verify import repair as run_repair
     from muse.pipeline.verify import verify as run_verify
@@ -37,7 +37,7 @@ def verify(
             print_line(line)
     if repair and report.problems:
         num_shards = run_repair(opened, report.problems)
-        print_line(f"{num_shards} shards withdrawn: `muse extract` writes them again.")
+        print_note(f"{num_shards} shards withdrawn: `muse extract` writes them again.")
     elif report.problems:
         raise typer.Exit(EXIT_DIFFERENT)
 

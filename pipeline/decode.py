@@ -5,15 +5,18 @@ many videos, and threads inside one of them buy nothing per CPU-second. Knows no
 beyond a function that crops a frame, and of failures only that they are a `DecodeError`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import av.error
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -21,42 +24,66 @@ from numpy.typing import NDArray
 from muse.errors import DecodeError
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
+from muse.pipeline.matroska import announced_end
+from muse.pipeline.picture import upright, without_far_ends
 from muse.pipeline.records import Clip, VideoRef
 from muse.pipeline.sampling import instants, shown_frames
+from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
+
+PLAYLISTS = frozenset({"concat", "dash", "hls"})
+"""Formats of libav that are texts which name other files."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timeline:
-    """When each frame of a stream begins, read from its packets without decoding one."""
-
-    starts: NDArray[np.int64]
-    """(F,) presentation times in ``time_base`` units, ascending."""
-    seconds: NDArray[np.float64]
-    """(F,) the same in seconds from the first frame."""
-    duration_seconds: float
-    """Up to the end of the last frame."""
-    has_pts: bool
-    """False where the container gave no presentation times and the frame rate was used."""
-
-
-def decode_clip(video: VideoRef, *, sampling: Sampling, preprocessing: Preprocessing) -> Clip:
+def decode_clip(
+    video: VideoRef,
+    *,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    max_duration_seconds: float | None = None,
+) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
+
+    Args:
+        video: A still image counts as a video of one frame, whatever its name says.
+        sampling: Which instants are looked at.
+        preprocessing: The encoder's.
+        max_duration_seconds: A longer video is refused before any of its frames is decoded.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
     """
     path = _existing_file(video)
     timeline = read_timeline(path)
+    _require_at_most(max_duration_seconds, timeline, path)
+    try:
+        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing)
+    except _LateStartError as late:
+        timeline = timeline.from_frame(late.first)
+        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing)
+    return Clip(
+        video_id=video.video_id, frames_THWC=frames_THWC, pts_seconds_T=timeline.seconds[wanted]
+    )
+
+
+def _sampled(
+    path: Path, timeline: Timeline, sampling: Sampling, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """The frames (T', H, W, 3) and which of the timeline's they are, (T',)."""
     wanted = shown_frames(instants(timeline.duration_seconds, sampling), timeline.seconds)
-    frames = {
+    frames = {  # some come twice, where the first walk's time stamps prove false
         index: crop_to_input(_rgb(frame), preprocessing)
         for index, frame in _wanted_frames(path, timeline, wanted)
     }
-    return Clip(
-        video_id=video.video_id,
-        frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
-        pts_seconds_T=timeline.seconds[wanted],
-    )
+    return np.stack([frames[index] for index in wanted.tolist()]), wanted
+
+
+def _require_at_most(most_seconds: float | None, timeline: Timeline, path: Path) -> None:
+    if most_seconds is not None and timeline.duration_seconds > most_seconds:
+        raise DecodeError(
+            f"{path}: {timeline.duration_seconds:.1f} s long, more than --max-duration "
+            f"{most_seconds:g}. Raise the limit to take it.",
+            reason="too_long",
+        )
 
 
 def read_timeline(path: Path) -> Timeline:
@@ -68,9 +95,9 @@ def read_timeline(path: Path) -> Timeline:
     with _open_video(path) as container:
         stream = _video_stream(container, path)
         packets = [
-            (packet.pts, packet.dts, packet.duration or 0)
+            PacketTimes(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0)
             for packet in _packets(container, stream, path)
-            if not packet.is_discard
+            if not packet.is_discard and _is_clear(packet, path)
         ]
         if not packets:
             raise DecodeError(
@@ -78,48 +105,50 @@ def read_timeline(path: Path) -> Timeline:
                 "replace it, or remove it from the listing.",
                 reason="zero_frames",
             )
-        if stream.frames > len(packets) and _ends_early(packets, stream):
+        timeline = timeline_of(packets, time_base=stream.time_base, rate=_rate(stream))
+        if stream.frames > len(packets) and ends_early(packets, _announced_end(stream)):
             raise DecodeError(
                 f"{path}: the container announces {stream.frames} frames and holds "
                 f"{len(packets)}. The file is truncated; replace it.",
                 reason="truncated",
             )
-        return _timeline_of(packets, stream)
+        _require_whole_matroska(path, container, stream, timeline)
+        return timeline
 
 
-def _ends_early(packets: list[tuple[int | None, int | None, int]], stream: VideoStream) -> bool:
-    """True if the packets stop before the stream's announced end.
-
-    Fewer packets than announced frames prove nothing alone: the count of an .mp4 that was trimmed
-    without re-encoding includes the frames that its edit list hides.
-    """
-    ends = [pts + duration for pts, _, duration in packets if pts is not None]
-    if stream.duration is None or not ends:
-        return True
-    tolerance = max(duration for _, _, duration in packets) / 2
-    return max(ends) + tolerance < (stream.start_time or 0) + stream.duration
+def _is_clear(packet: "av.Packet[VideoStream]", path: Path) -> Literal[True]:
+    if packet.has_sidedata("encryption_info"):
+        raise DecodeError(
+            f"{path}: its video is encrypted. Replace the file by one without copy protection.",
+            reason="unsupported_codec",
+        )
+    return True
 
 
-def _timeline_of(
-    packets: list[tuple[int | None, int | None, int]], stream: VideoStream
-) -> Timeline:
-    rate = stream.average_rate or stream.guessed_rate or 25
-    stamps = [pts if pts is not None else dts for pts, dts, _ in packets]
-    known = [stamp for stamp in stamps if stamp is not None]
-    has_pts = len(set(known)) == len(packets) and stream.time_base is not None
-    if has_pts and stream.time_base is not None:
-        starts = np.sort(np.array(known, dtype=np.int64))
-        seconds = (starts - starts[0]) * float(stream.time_base)
-        last_seconds = packets[-1][2] * float(stream.time_base)
-    else:
-        starts = np.arange(len(packets), dtype=np.int64)
-        seconds, last_seconds = starts / float(rate), 0.0
-    return Timeline(
-        starts=starts,
-        seconds=seconds,
-        duration_seconds=float(seconds[-1]) + (last_seconds or 1.0 / float(rate)),
-        has_pts=has_pts,
-    )
+def _rate(stream: VideoStream) -> Fraction | int:
+    rates = (stream.average_rate, stream.guessed_rate)
+    return next((rate for rate in rates if rate is not None and rate > 0), 25)
+
+
+def _announced_end(stream: VideoStream) -> int | None:
+    return None if stream.duration is None else (stream.start_time or 0) + stream.duration
+
+
+def _require_whole_matroska(
+    path: Path, container: InputContainer, stream: VideoStream, timeline: Timeline
+) -> None:
+    """Refuses a file that lacks bytes and with them frames; a lost index at its end is no harm."""
+    end, size = announced_end(path), _size_bytes(path)
+    if end is None or size >= end or container.duration is None:
+        return
+    start_seconds = (stream.start_time or 0) * float(stream.time_base or 0)
+    lost_seconds = container.duration / av.time_base - start_seconds - timeline.duration_seconds
+    if lost_seconds > 0.5 / float(_rate(stream)):
+        raise DecodeError(
+            f"{path}: the container announces {end} bytes and the file has {size}; the last "
+            f"{lost_seconds:.1f} s are lost. The file is truncated; replace it.",
+            reason="truncated",
+        )
 
 
 def _wanted_frames(
@@ -141,16 +170,25 @@ class _OutOfOrderError(Exception):
     """The decoder's time stamps fall, or are not the packets'."""
 
 
+class _LateStartError(Exception):
+    """The stream begins within a group of pictures: its first frames lack what they refer to."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(first)
+        self.first = first
+        """Index of the first frame that decodes: where a player begins to show the video."""
+
+
 def _walk(
     path: Path, timeline: Timeline, wanted: NDArray[np.intp], *, by_pts: bool
 ) -> Iterator[tuple[int, VideoFrame]]:
     pending = iter(wanted.tolist())
     target = next(pending)
+    first: int | None = None
     for index, frame in _indexed_frames(path, timeline, by_pts=by_pts):
-        if index < target:
-            continue
-        if index > target:
-            continue  # it was lost in decoding, unless the stamps turn out to fall further on
+        first = index if first is None else first
+        if index != target:
+            continue  # one beyond it was lost in decoding, unless the stamps fall further on
         if frame.is_corrupt:
             raise DecodeError(
                 f"{path}: frame {index} at {timeline.seconds[index]:.3f} s is damaged. "
@@ -162,6 +200,8 @@ def _walk(
         if following is None:
             return
         target = following
+    if by_pts and first is not None and target < first:
+        raise _LateStartError(first)
     raise DecodeError(
         f"{path}: frame {target} of {len(timeline.starts)} at {timeline.seconds[target]:.3f} s "
         "can't be decoded. The file may be damaged; replace it.",
@@ -194,6 +234,8 @@ def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
         try:
             for packet in container.demux(stream):
                 yield from packet.decode()
+        except MemoryError:
+            raise  # libav's is one too; what it means is decided where the limit is known
         except av.error.FFmpegError as error:
             raise DecodeError(
                 f"{path}: decoding stopped: {_words_of(error)}. The file may be damaged or "
@@ -209,6 +251,8 @@ def _packets(
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
+    except MemoryError:
+        raise
     except av.error.FFmpegError as error:
         raise DecodeError(
             f"{path}: reading stopped: {_words_of(error)}. The file may be truncated; replace it.",
@@ -217,13 +261,23 @@ def _packets(
 
 
 def _existing_file(video: VideoRef) -> Path:
-    if video.path is None or not video.path.exists():
+    try:
+        mode = video.path.stat().st_mode if video.path is not None else None
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise DecodeError(
+            f"{video.path}: can't be reached: {error.strerror}. Make it readable for the user "
+            "that runs this, or replace it.",
+            reason="unreadable",
+        ) from error
+    if video.path is None or mode is None:
         raise DecodeError(
             f"{video.path or video.video_id}: no such file. Put it there, or remove it from the "
             "listing.",
             reason="missing",
         )
-    if not video.path.is_file():
+    if not stat.S_ISREG(mode):
         raise DecodeError(
             f"{video.path}: not a regular file. Replace it by a video.", reason="unreadable"
         )
@@ -234,22 +288,42 @@ def _open_video(path: Path) -> InputContainer:
     # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
     av.logging.set_level(None)
     try:
-        return av.open(str(path.absolute()))  # libav takes "12:30.mp4" for a protocol
+        # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
+        return av.open(str(path.absolute()), metadata_errors="replace")
+    except MemoryError:
+        raise
     except av.error.FFmpegError as error:
-        reason = "unreadable" if isinstance(error, OSError) else "not_a_video"
         raise DecodeError(
             f"{path}: can't be opened as a video: {_words_of(error)} "
             f"({_size_bytes(path)} bytes). Replace the file.",
-            reason=reason,
+            reason="not_a_video" if _is_readable(path) else "unreadable",
         ) from error
 
 
+def _is_readable(path: Path) -> bool:
+    """Whether we can read it: libav also says "Input/output error" of a file that is cut off."""
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError:
+        return False
+    return True
+
+
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    streams = container.streams.video
-    if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+    """The first video stream that is not the cover of a song."""
+    if container.format.name in PLAYLISTS:
         raise DecodeError(
-            f"{path}: no video stream (streams: {kinds}). Replace the file.",
+            f"{path}: a list of other files ({container.format.name}) and no video. List those.",
+            reason="not_a_video",
+        )
+    pictures = container.streams.video
+    streams = [s for s in pictures if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = {"cover image" if s in pictures else s.type for s in container.streams}
+        raise DecodeError(
+            f"{path}: no video stream (streams: {', '.join(sorted(kinds)) or 'none'}). "
+            "Replace the file.",
             reason="no_video_stream",
         )
     if streams[0].codec_context is None:
@@ -261,18 +335,10 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return streams[0]
 
 
-_ROTATIONS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    90: lambda image: np.rot90(image, 1),
-    180: lambda image: np.rot90(image, 2),
-    270: lambda image: np.rot90(image, 3),
-}
-
-
 def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, turned the way a player shows it."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-    turn = _ROTATIONS.get(round(frame.rotation / 90) * 90 % 360)
-    return np.ascontiguousarray(turn(image)) if turn else image
+    return np.ascontiguousarray(without_far_ends(upright(image, frame.rotation)))
 
 
 def _words_of(error: av.error.FFmpegError) -> str:

@@ -5,20 +5,49 @@ not even start is no video's fault: that ends the run. What a decoding process i
 module: no torch, no zarr.
 """
 
+import dataclasses
+import math
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 
-from muse.errors import DecodeError
+from muse.errors import DecodeError, UsageError
+from muse.pipeline.child_process import (
+    ProcessDiedError,
+    ProcessKilledError,
+    ProcessOutOfMemoryError,
+    ProcessTimedOutError,
+)
 from muse.pipeline.decode import decode_clip
 from muse.pipeline.header import Preprocessing, Sampling
-from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
-from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.isolation import MAX_ATTEMPTS, IsolatedFunction
+from muse.pipeline.records import Clip, Failure, SourceFile, VideoRef, printable
+from muse.pipeline.sources import source_of
+
+MIN_MEMORY_BYTES = 64_000_000  # a frame of 4K and its references
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeLimits:
+    """What the decoding of one video may take."""
+
     timeout_seconds: float = 300.0
+    """More is a failure."""
     memory_bytes: int | None = 4_000_000_000
+    """More than this above an idle decoding process is a failure. None: no limit."""
     max_duration_seconds: float | None = None
+    """A longer video is skipped. None: no limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_seconds", "max_duration_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} {value}: a finite number of seconds above 0 is needed")
+        if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY_BYTES:
+            raise UsageError(
+                f"memory_bytes {self.memory_bytes}: at least {MIN_MEMORY_BYTES} are needed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,53 +58,117 @@ class DecodeTask:
     sampling: Sampling
     preprocessing: Preprocessing
     wants_sha256: bool = False
+    max_duration_seconds: float | None = None
+    """`IsolatedDecoder` fills in its own limit."""
 
 
 def attempt(task: DecodeTask) -> Clip | Failure:
-    """The clip, or why there is none: runs where a crash harms nobody."""
+    """The clip with its source, or why there is none: runs where a crash harms nobody.
+
+    Raises:
+        MemoryError: That may be the process's fault and not this video's.
+    """
+    path = task.video.path
+    before = source_of(path, wants_sha256=task.wants_sha256) if path else None
+    clip = _attempt(task)
+    if path and before and (change := _change_since(before, path)):
+        return decode_failure(task.video, reason=change[0], message=f"{path}: {change[1]}")
+    return clip if isinstance(clip, Failure) else dataclasses.replace(clip, source=before)
+
+
+def _attempt(task: DecodeTask) -> Clip | Failure:
     try:
-        return decode_clip(task.video, sampling=task.sampling, preprocessing=task.preprocessing)
-    except DecodeError as error:
-        return decode_failure(task.video, reason=error.reason, message=str(error))
+        return decode_clip(
+            task.video,
+            sampling=task.sampling,
+            preprocessing=task.preprocessing,
+            max_duration_seconds=task.max_duration_seconds,
+        )
     except MemoryError:
-        message = f"{task.video.path}: memory ran out while decoding."
-        return decode_failure(task.video, reason="out_of_memory", message=message)
+        raise
+    except DecodeError as error:
+        if isinstance(error.__cause__, MemoryError):  # what PyAV makes of ENOMEM
+            raise MemoryError(str(error)) from error
+        return decode_failure(task.video, reason=error.reason, message=str(error))
     except Exception as error:  # noqa: BLE001  # one video's surprise must not end a run
+        reason = "unreadable" if isinstance(error, OSError) else "crashed"
         message = f"{task.video.path}: {type(error).__name__}: {error}"
-        return decode_failure(task.video, reason="crashed", message=message)
+        return decode_failure(task.video, reason=reason, message=message)
+
+
+def _change_since(before: SourceFile, path: Path) -> tuple[str, str] | None:
+    """(reason, words) if a file is not what it was."""
+    after = source_of(path)
+    if after is None:
+        return "missing", "vanished while it was read. Put it back, or leave it out."
+    if (after.size_bytes, after.mtime_ns) != (before.size_bytes, before.mtime_ns):
+        words = (
+            f"changed while it was read ({before.size_bytes} bytes before, {after.size_bytes} "
+            "after). Run again when it is complete."
+        )
+        return "unreadable", words
+    return None
 
 
 class IsolatedDecoder:
     """`attempt` in a child process; its death or delay is a failure of that one video."""
 
-    def __init__(self, limits) -> None:
-        self._attempt = IsolatedFunction(attempt, timeout_seconds=limits.timeout_seconds)
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._attempt = IsolatedFunction(
+            attempt, timeout_seconds=limits.timeout_seconds, memory_bytes=limits.memory_bytes
+        )
 
     def __call__(self, task: DecodeTask) -> Clip | Failure:
-        """The clip, or why there is none."""
+        """The clip with its source, or why there is none.
+
+        Raises:
+            WorkerError: If no child process can be started.
+        """
         if task.video.path is None:
             message = f"{task.video.video_id}: no such file. Put it there, or leave it out."
             return decode_failure(task.video, reason="missing", message=message)
+        task = dataclasses.replace(task, max_duration_seconds=self._limits.max_duration_seconds)
         try:
             return self._attempt(task)
-        except ProcessTimedOutError as error:
-            message = f"{task.video.path}: {error}. Raise --decode-timeout, or replace the file."
-            return decode_failure(task.video, reason="timeout", message=message)
-        except ProcessDiedError as error:
-            message = f"{task.video.path}: {error}. Replace the file."
-            return decode_failure(task.video, reason="crashed", message=message)
+        except (ProcessTimedOutError, ProcessDiedError) as error:
+            reason, words = self._reason_of(error)
+            return decode_failure(task.video, reason=reason, message=f"{task.video.path}: {words}")
 
     def close(self) -> None:
-        """Ends the child process."""
+        """Ends the child process, and that of a call in another thread."""
         self._attempt.close()
+
+    def _reason_of(self, error: ProcessTimedOutError | ProcessDiedError) -> tuple[str, str]:
+        """(reason, words)."""
+        if isinstance(error, ProcessTimedOutError):
+            return "timeout", f"{error}. Raise --decode-timeout, or replace the file."
+        if isinstance(error, ProcessOutOfMemoryError):
+            if self._limits.memory_bytes is None:
+                return "out_of_memory", f"{error}. Set fewer --num-decoders."
+            limit = f"the limit is {self._limits.memory_bytes / 1e9:g} GB"
+            return "out_of_memory", f"{error}; {limit}. Raise --decode-memory, or leave it out."
+        if isinstance(error, ProcessKilledError):
+            words = f"{error} from outside in each of {MAX_ATTEMPTS} attempts"
+            if error.signal == signal.SIGKILL:
+                likely = "most likely by the kernel's OOM killer. Set fewer --num-decoders"
+                return "out_of_memory", f"{words}, {likely}, or lower --decode-memory."
+            return "crashed", f"{words}. Find out who sends it, and run again."
+        return "crashed", f"{error}. Replace the file."
 
 
 def decode_failure(video: VideoRef, *, reason: str, message: str) -> Failure:
-    """A failure of the decode stage."""
+    """A failure of the decode stage; valid UTF-8, its message one line."""
     return Failure(
         video_id=video.video_id,
-        path=str(video.path or ""),
+        path=printable(video.path),
         stage="decode" if video.path else "listing",
         reason=reason,
-        message=message,
+        message=_one_line(message),
     )
+
+
+def _one_line(message: str) -> str:
+    """With what a path may hold, and a line of text may not, escaped."""
+    text = message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.translate(_CONTROL_CHARACTERS)

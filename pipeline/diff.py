@@ -3,6 +3,7 @@
 Knows nothing of files: it compares two stores in any form, row by row where it has to.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -89,14 +90,14 @@ def diff_stores(left: RawStore, right: RawStore, *, max_videos: int | None = Non
     pairs = [(i, rows_left[i], rows_right[i]) for i in compared]
     other_frames = tuple(_other_frames(left, right, pairs))
     same_frames = [pair for pair in pairs if pair[0] not in set(other_frames)]
-    captions = (set(left.captions), set(right.captions))
+    captions = (Counter(left.captions), Counter(right.captions))  # one may be there twice
     return StoreDiff(
         fields=tuple(_fields(left.header, right.header)),
         versions=tuple(_versions(left.header, right.header)),
         only_left=tuple(i for i in left.video_ids if i not in rows_right),
         only_right=tuple(i for i in right.video_ids if i not in rows_left),
-        captions_only_left=len(captions[0] - captions[1]),
-        captions_only_right=len(captions[1] - captions[0]),
+        captions_only_left=(captions[0] - captions[1]).total(),
+        captions_only_right=(captions[1] - captions[0]).total(),
         states=tuple(
             (i, states[0][i], states[1][i]) for i in common if states[0][i] != states[1][i]
         ),

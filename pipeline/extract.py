@@ -41,7 +41,7 @@ from muse.pipeline.schedule import Engine, LocalEngine, Tick, Workers, available
 from muse.pipeline.shards import EncoderSetting
 from muse.pipeline.storage import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
-from muse.pipeline.store_writer import StoreWriter, writing
+from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
 
 EngineName = Literal["ray", "local"]
@@ -125,7 +125,7 @@ def extract(
     with _only_writer(config.out) as (storage, lock):
         rows = _agreed_rows(config, listing, storage)
         num_new, has_work = 0, _has_work(storage, rows)
-        with _failures_listed(storage):  # also those of a run that ended before it wrote them
+        with _failures_listed(storage):  # also of a run that was cut off after its last shard
             if has_work:
                 with _engine(config) as engine:
                     _bring_up(config, rows, storage, engine)
@@ -145,6 +145,8 @@ def extract(
 def _only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
     """The store's files, with every other run kept out."""
     storage = open_storage(out)
+    if storage.size(HEADER_FILE) is None:
+        require_free(storage)  # before a lock lies in a folder of others, or a .partial is removed
     with writing(storage.location):
         storage.create()
     with storage.lock() as lock:

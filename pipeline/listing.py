@@ -202,7 +202,7 @@ def _refuse(what: str, store: "ZarrStore", *, new: Collection[str], gone: Collec
     if differences:
         raise IncompatibleStoreError(
             f"{store.location}: made for another listing: {' and '.join(differences)}. --append "
-            "adds what is new and keeps every row; else repeat the listing, or choose another --out."
+            "adds what is new and keeps every row; else repeat the listing or choose another --out."
         )
 
 

@@ -8,14 +8,15 @@ else. Knows nothing of decoding or of Ray.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from muse.errors import IncompatibleStoreError
 from muse.pipeline.header import EncoderInfo, Golden, Sampling, StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import Caption, VideoRef
+from muse.pipeline.records import Caption, SourceFile, VideoRef
 from muse.pipeline.sealed_json import hash_of_json
-from muse.pipeline.sources import same_bytes
+from muse.pipeline.sources import same_bytes, source_of
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_zarr import ZarrStore
 
@@ -232,7 +233,8 @@ def _with_copies(
         if original < shard.first_row and not done[original]:
             return None
         # A file may have changed since it was listed: then it is a video of its own.
-        if same_bytes(rows.videos[original].path, video.path):
+        decoded = store.sources.get(original) if done[original] else None
+        if _has_bytes_of(video.path, rows.videos[original].path, decoded):
             copies[place] = original
     row_of_place = range(shard.first_row, shard.first_row + len(shard.videos))
     hashed = {p for p, row in enumerate(row_of_place) if hashes_all or row in originals}
@@ -243,6 +245,14 @@ def _with_copies(
         hashed=frozenset(hashed),
         receipts=(*shard.receipts, *(receipts[index] for index in sorted(elsewhere))),
     )
+
+
+def _has_bytes_of(path: Path | None, original: Path | None, decoded: SourceFile | None) -> bool:
+    """True if a file's bytes are those of an original: as it was decoded, else as it is now."""
+    if decoded is None or decoded.sha256 is None:
+        return same_bytes(original, path)
+    now = source_of(path, wants_sha256=True) if path else None
+    return now is not None and now.sha256 == decoded.sha256
 
 
 def _kept(receipt: Receipt | None) -> frozenset[int]:

@@ -147,9 +147,12 @@ def _read_receipt(storage: Storage, name: str) -> Receipt:
         sources = _sources(fields.pop("sources"))
         for key in ("left_out", "pending"):
             fields[key] = tuple(fields[key])
-        return Receipt(**fields, failures=failures, sources=sources)
+        receipt = Receipt(**fields, failures=failures, sources=sources)
+        if receipt.name != name:  # moved or copied: it would commit another shard twice
+            raise ValueError(f"it is that of {receipt.name}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
             f"{storage.location}: {name} is no receipt ({error}). Remove it, and `muse extract` "
             "writes its shard again."
         ) from error
+    return receipt

@@ -5,7 +5,7 @@ Knows nothing of decoding: it reads receipts and looks at files, and makes rows 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from muse.errors import TooManyFailuresError, UsageError
@@ -102,28 +102,32 @@ def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> int:
     for receipt in store.video_receipts:
         if again[receipt.index]:
             writer.reopen(receipt, again[receipt.index])
-    _reopen_captions(store, rows, writer, again={row for found in again.values() for row in found})
-    return sum(map(len, again.values()))
-
-
-def _reopen_captions(
-    store: ZarrStore, rows: ListedRows, writer: StoreWriter, *, again: set[int]
-) -> None:
-    """Those that were left out, of every video that is there now and does not stay failed.
-
-    Not only of the videos that this run makes pending: the run that did may have been cut off
-    before it came here, and a missing file may turn up before its shard was ever committed.
-    """
-    failed = {row for receipt in store.video_receipts for row, _ in receipt.failures} - again
-    hopeful = {
-        video.video_id
-        for row, video in enumerate(rows.videos)
-        if video.path is not None and row not in failed
-    }
+    rows_again = {row for found in again.values() for row in found}
+    there = _found(store, rows, rows_again)
     for receipt in store.caption_receipts:
-        waiting = [row for row in receipt.left_out if rows.captions[row].video_id in hopeful]
+        waiting = [row for row in receipt.left_out if rows.captions[row].video_id in there]
         if waiting:
             writer.reopen(receipt, waiting)
+    return len(rows_again)
+
+
+def _found(store: ZarrStore, rows: ListedRows, again: Set[int]) -> set[str]:
+    """Ids of videos whose file is there, and that do not stay failed as missing.
+
+    Not only of those done again now: a run that was cut off may have made a video pending, or
+    finished it, without its captions.
+    """
+    missing = {
+        row
+        for receipt in store.video_receipts
+        for row, failure in receipt.failures
+        if failure.reason == "missing" and row not in again
+    }
+    return {
+        video.video_id
+        for row, video in enumerate(rows.videos)
+        if video.path is not None and row not in missing
+    }
 
 
 def _failed(receipt: Receipt, rules: RedoRules) -> Iterable[int]:

@@ -222,7 +222,7 @@ class LocalStorage:
         """Names of the files and folders directly in the root."""
         if not self.exists():
             return []
-        return sorted(name for name in os.listdir(self._root) if not is_hidden(name))
+        return sorted(p.name for p in Path(self._root).iterdir() if not is_hidden(p.name))
 
     def list(self, folder: str) -> list[str]:
         """Names of all files below a folder."""

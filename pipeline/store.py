@@ -1,10 +1,12 @@
 """What a feature store is: the contract between extraction and everything that reads features.
 
 A store has one row per listed video and one per caption; it may grow, and a row never moves. A row
-of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as zeros.
-Knows nothing of how arrays lie on disk: ``store_zarr`` does.
+of a video that failed stays empty, and `FeatureStore.has_features_N` says so; it never reads as
+zeros.
+Knows nothing of how arrays lie on disk: ``store_zarr`` and ``store_hdf5`` do.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
-from muse.pipeline.records import Caption, ClipTokens, Failure
+from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.storage import open_storage
+from muse.pipeline.views import ArraySpec
 
 HEADER_FILE = "store.json"
+HDF5_SUFFIXES = (".h5", ".hdf5")
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 TOKEN_VIEWS = ("tokens", "int8")
 CAPTIONS_PER_SHARD = 4096  # 4 MB of float16 at D = 512
 
@@ -117,6 +122,23 @@ class FeatureStore(Protocol):
         ...
 
 
+class RawStore(FeatureStore, Protocol):
+    """A store of which all that is kept can be read, not only what a head reads."""
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """What is kept of each video."""
+        ...
+
+    def read_features(self, row: int) -> ClipFeatures:
+        """All that is kept of one video.
+
+        Raises:
+            StoreError: If the row has no features.
+        """
+        ...
+
+
 def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
     """The sum of a store, from its rows.
 
@@ -153,21 +175,46 @@ def token_view_of(header: StoreHeader, wanted: str | None = None) -> str:
 
 
 def open_store(path: Path | str, *, view: str | None = None) -> FeatureStore:
-    """The store in a folder, for reading.
+    """The store in a folder, at a URL or in an HDF5 file, for reading.
 
     Args:
-        path: A folder or a URL.
+        path: A folder, a URL, or a file of `muse store export`.
         view: What `FeatureStore.read_clip` reads; see `token_view_of`.
 
     Raises:
         StoreError: If there is none, its header can't be read, or it has no such view.
     """
+    return open_raw_store(path, view=view)
+
+
+def open_raw_store(path: Path | str, *, view: str | None = None) -> RawStore:
+    """The same store as `open_store`'s, with every array of it."""
     storage = open_storage(path)
+    if _is_hdf5(storage.location):
+        from muse.pipeline.store_hdf5 import Hdf5Store  # this module is below it
+
+        return Hdf5Store.open(Path(storage.location), view=view)
     if storage.size(HEADER_FILE) is None:
-        raise StoreError(
-            f"{storage.location}: no feature store here ({HEADER_FILE} is missing). "
-            f"Make one with `muse extract FOLDER --captions FILE --out {path}`."
-        )
+        raise _no_store(storage.location, str(path))
     from muse.pipeline.store_zarr import ZarrStore  # this module is below it
 
     return ZarrStore.open(path, view=view)
+
+
+def _is_hdf5(location: str) -> bool:
+    """True for a file by its content, and for what is no folder by its name."""
+    file = Path(location)
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        if stream.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            return True
+    is_remote = "://" in location
+    return file.suffix.lower() in HDF5_SUFFIXES and not is_remote and not file.is_dir()
+
+
+def _no_store(location: str, path: str) -> StoreError:
+    if Path(location).suffix.lower() in HDF5_SUFFIXES:
+        return StoreError(f"{location}: exported files are read from a disk only. Copy it to one.")
+    return StoreError(
+        f"{location}: no feature store here ({HEADER_FILE} is missing). "
+        f"Make one with `muse extract FOLDER --captions FILE --out {path}`."
+    )

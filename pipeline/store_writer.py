@@ -71,7 +71,7 @@ class StoreWriter:
             StoreError: If the folder can't be written or holds something else.
         """
         storage = open_storage(location)
-        _require_free(storage)
+        require_free(storage)
         with writing(storage.location):
             storage.create()
             for name in storage.list(RECEIPTS_FOLDER):  # of a store whose header was removed
@@ -221,7 +221,7 @@ class StoreWriter:
 
 def _checked(clip: ClipFeatures, spec: ArraySpec) -> NDArray[Any]:
     row = clip.arrays[spec.name]
-    assert row.shape == spec.shape and row.dtype == spec.dtype, (spec, row.shape, row.dtype)
+    assert (row.shape, str(row.dtype)) == (spec.shape, spec.dtype), (spec, row.shape, row.dtype)
     return row
 
 
@@ -251,8 +251,12 @@ def _parquet(columns: Mapping[str, pa.Array]) -> bytes:
     return stream.getvalue()
 
 
-def _require_free(storage: Storage) -> None:
-    """A store may be created in a new or empty folder, or over one whose creation was cut off."""
+def require_free(storage: Storage) -> None:
+    """Nothing, if a store may be created: in a new folder, an empty one or a cut off creation's.
+
+    Raises:
+        StoreError: If something else is there.
+    """
     ours = {FEATURES_FOLDER, RECEIPTS_FOLDER, VIDEOS_FILE, CAPTIONS_FILE}
     with writing(storage.location):
         strange = sorted(set(storage.entries()) - ours)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from muse.errors import StoreError
 from muse.pipeline.listing import ListedRows
-from muse.pipeline.plan import all_caption_shards, all_video_shards
+from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
 from muse.pipeline.storage import Storage
+from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_writer import StoreWriter
-from muse.pipeline.store_zarr import ZarrStore
+from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
 
 _READ_BYTES = 1 << 22
 
@@ -95,11 +96,14 @@ def repair(store: ZarrStore, problems: tuple[Problem, ...]) -> int:
 
 
 def _problems(store: ZarrStore, count: Callable[[str, int], None]) -> Iterator[Problem]:
+    damaged = set()
     for name, sha256 in store.header.files.items():
         words = _difference(store.storage, name, sha256, count)
         if words:
+            damaged.add(name)
             yield Problem(name=name, words=words)
-    yield from _misplaced(store)
+    if not damaged & {VIDEOS_FILE, CAPTIONS_FILE}:  # which may not even be tables any more
+        yield from _misplaced(store)
     for receipt in (*store.video_receipts, *store.caption_receipts):
         for name, sha256 in receipt.sha256.items():
             words = _difference(store.storage, name, sha256, count)
@@ -116,20 +120,27 @@ def _misplaced(store: ZarrStore) -> Iterator[Problem]:
         captions=tuple(store.captions),
     )
     if rows.sha256 != store.header.listing_sha256:
-        yield Problem(name="videos.parquet", words="is not the listing that store.json speaks of")
-    shards: dict[tuple[str, int], tuple[int, str, int]] = {}
-    for video_shard in all_video_shards(rows, shard_size=store.header.shard_size):
-        members = (video_shard.first_row, video_shard.members_sha256, len(video_shard.videos))
-        shards["videos", video_shard.index] = members
-    for shard in all_caption_shards(rows):
-        members = (shard.first_row, shard.members_sha256, len(shard.captions))
-        shards["captions", shard.index] = members
+        yield Problem(name=VIDEOS_FILE, words="is not the listing that store.json speaks of")
     for receipt in (*store.video_receipts, *store.caption_receipts):
-        expected = shards.get((receipt.kind, receipt.index))
-        found = (receipt.first_row, receipt.members_sha256, receipt.num_rows)
-        is_grown = expected is not None and receipt.num_rows < expected[2]
-        if expected != found and not is_grown:
+        if receipt.members_sha256 != _members_sha256(store, rows, receipt):
             yield Problem(name=receipt.name, words="speaks of other rows", receipt=receipt)
+
+
+def _members_sha256(store: ZarrStore, rows: ListedRows, receipt: Receipt) -> str | None:
+    """Of the rows that a receipt should speak of; None if there are none at its place.
+
+    The last shard of a store that has grown since may have had fewer rows.
+    """
+    first, end, index = receipt.first_row, receipt.rows.stop, receipt.index
+    is_videos = receipt.kind == "videos"
+    size = store.header.shard_size if is_videos else CAPTIONS_PER_SHARD
+    if first != index * size or not first < end <= first + size:
+        return None
+    if is_videos:
+        videos = rows.videos[first:end]
+        return VideoShard(index=index, first_row=first, videos=videos).members_sha256
+    captions = rows.captions[first:end]
+    return CaptionShard(index=index, first_row=first, captions=captions).members_sha256
 
 
 def _difference(

@@ -1,38 +1,195 @@
-"""Temporary."""
+"""Views of a video: what is kept of it, each an array of its own with the same rows.
 
+All views come from one decode and one forward pass: what an encoder gives are *raw maps*
+(``tokens``, ``unprojected``, ``block:k``), all else follows from ``tokens``. Knows nothing of how
+arrays lie on disk, and of encoders only their shapes. No torch: readers import this.
+"""
+
+# Legend: T frames, K tokens a frame, D width of the joint space, W width before the projection.
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from muse.errors import EncoderError, UsageError
+from muse.pipeline.header import EncoderInfo
+
+FROM_TOKENS = ("tokens", "int8", "class", "pooled")
+_BLOCK = "block:"
+_LEVELS = 127  # -128 is left out, so that a token and its negative have the same error
+_ORDER = (*FROM_TOKENS, "unprojected")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArraySpec:
+    """An array of the store, by one video's row of it."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
 
 
-def parse_views(text):
-    return tuple(text.split(","))
+def parse_views(text: str) -> tuple[str, ...]:
+    """The views that a text names with commas, in their canonical order.
+
+    Raises:
+        UsageError: If it names none, one twice, or one that is unknown.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in _ORDER and not _is_block(name):
+            raise UsageError(
+                f"view {name!r}: choose of {', '.join(_ORDER)} and {_BLOCK}K, the output of block "
+                "K counted from 1"
+            )
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"views {text!r}: name at least one, and each once")
+    return tuple(sorted(names, key=_place))
 
 
-def arrays_of(views, encoder, num_frames):
-    return (
-        ArraySpec(
-            name="tokens",
-            dtype="float16",
-            shape=(num_frames, encoder.tokens_per_frame, encoder.dim),
-        ),
-    )
+def arrays_of(views: Sequence[str], encoder: EncoderInfo, num_frames: int) -> tuple[ArraySpec, ...]:
+    """The arrays that hold some views.
+
+    Args:
+        views: Of `parse_views`.
+        encoder: Its shapes.
+        num_frames: T.
+
+    Raises:
+        EncoderError: If the encoder has no such view.
+    """
+    return tuple(spec for view in views for spec in _arrays_of_view(view, encoder, num_frames))
 
 
-def encoded_views(views):
-    return views
+def encoded_views(views: Sequence[str]) -> tuple[str, ...]:
+    """The raw maps that an encoder has to give for some views."""
+    tokens = ("tokens",) if set(views) & set(FROM_TOKENS) else ()
+    return (*tokens, *(view for view in views if view not in FROM_TOKENS))
 
 
-def arrays_of_clip(views, raw, valid_T):
-    return {"tokens": raw["tokens"]}
+def arrays_of_clip(
+    views: Sequence[str], raw: Mapping[str, NDArray[np.float16]], valid_T: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    """One video's row of each array.
+
+    Args:
+        views: What is kept.
+        raw: (T, K, D or W) float16 of each of `encoded_views`, zeros where a frame is padding.
+        valid_T: (T,) True for a frame.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for view in views:
+        if view == "int8":
+            arrays["tokens_int8"], arrays["tokens_int8_scale"] = quantise(raw["tokens"])
+        elif view == "class":
+            arrays["class_tokens"] = np.ascontiguousarray(raw["tokens"][:, 0])
+        elif view == "pooled":
+            arrays["pooled"] = mean_pooled(raw["tokens"][:, 0], valid_T)
+        else:
+            arrays[_array_name(view)] = raw[view]
+    return arrays
 
 
-def dequantise(q, scale):
-    return (q.astype(np.float32) * scale[..., None].astype(np.float32)).astype(np.float16)
+def quantise(
+    tokens: NDArray[np.float16],
+) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Tokens as multiples of a scale each: symmetric, rounded to the nearest, ties to even.
+
+    Args:
+        tokens: (..., D) float16, finite.
+
+    Returns:
+        (..., D) int8 within ±127 and (...) float16 scale, 0 for a token of zeros. The error of a
+        value is at most half its token's scale.
+    """
+    # In float32: the largest float16 over 127 is exact enough there, and twice as fast as float64.
+    values = tokens.astype(np.float32)
+    largest = np.maximum(values.max(axis=-1), -values.min(axis=-1))
+    scale = _rounded_up(largest / np.float32(_LEVELS))
+    with np.errstate(divide="ignore"):
+        factor = np.where(scale > 0, np.float32(1) / scale.astype(np.float32), np.float32(0))
+    values *= factor[..., None]
+    return np.rint(values, out=values).astype(np.int8), scale
+
+
+def dequantise(quantised: NDArray[np.int8], scale: NDArray[np.float16]) -> NDArray[np.float16]:
+    """(..., D) float16 of what `quantise` gave."""
+    values = quantised.astype(np.float32)
+    values *= scale[..., None].astype(np.float32)
+    return values.astype(np.float16)
+
+
+def mean_pooled(
+    class_tokens_TD: NDArray[np.float16], valid_T: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """(D,) unit vector: class tokens at unit length, their mean over the valid frames, unit length.
+
+    What the ``mean-pool`` head makes of a video (CLIP4Clip's parameter-free similarity, Luo et al.
+    2021 sec. 3.3). Float32, as that head computes: a search over it gives the head's own order.
+    """
+    frames = class_tokens_TD[valid_T].astype(np.float32)
+    return _unit(_unit(frames).mean(axis=0))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # As torch.nn.functional.normalize: a vector of zeros stays one.
+    unit: NDArray[np.float32] = vectors / np.maximum(norm, np.float32(1e-12))
+    return unit
+
+
+def _rounded_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
+    """To float16, never below: 127 of it must reach the largest value."""
+    rounded = scale.astype(np.float16)
+    too_small = rounded.astype(np.float32) < scale
+    upper: NDArray[np.float16] = np.nextafter(rounded, np.float16(np.inf))
+    return np.where(too_small, upper, rounded)
+
+
+def _arrays_of_view(view: str, encoder: EncoderInfo, num_frames: int) -> tuple[ArraySpec, ...]:
+    map_shape = (num_frames, encoder.tokens_per_frame)
+    if view == "tokens":
+        return (ArraySpec(name="tokens", dtype="float16", shape=(*map_shape, encoder.dim)),)
+    if view == "int8":
+        return (
+            ArraySpec(name="tokens_int8", dtype="int8", shape=(*map_shape, encoder.dim)),
+            ArraySpec(name="tokens_int8_scale", dtype="float16", shape=map_shape),
+        )
+    if view == "class":
+        return (ArraySpec(name="class_tokens", dtype="float16", shape=(num_frames, encoder.dim)),)
+    if view == "pooled":
+        return (ArraySpec(name="pooled", dtype="float32", shape=(encoder.dim,)),)
+    _require_transformer(view, encoder)
+    shape = (*map_shape, encoder.width)
+    return (ArraySpec(name=_array_name(view), dtype="float16", shape=shape),)
+
+
+def _require_transformer(view: str, encoder: EncoderInfo) -> None:
+    last = encoder.num_blocks
+    if not last or (_is_block(view) and block_number(view) > last):
+        has = f"{last} blocks" if last else "no transformer"
+        raise EncoderError(
+            f"view {view!r}: the image tower of {encoder.spec} has {has}. Leave the view out"
+            + (f", or choose {_BLOCK}1 to {_BLOCK}{last}." if last else ".")
+        )
+
+
+def block_number(view: str) -> int:
+    """K of ``block:K``, counted from 1."""
+    return int(view.removeprefix(_BLOCK))
+
+
+def _is_block(view: str) -> bool:
+    number = view.removeprefix(_BLOCK)
+    return view.startswith(_BLOCK) and number.isdecimal() and number == str(int(number)) != "0"
+
+
+def _array_name(view: str) -> str:
+    return f"block_{block_number(view):02d}" if _is_block(view) else view
+
+
+def _place(view: str) -> tuple[int, int]:
+    return (len(_ORDER), block_number(view)) if _is_block(view) else (_ORDER.index(view), 0)

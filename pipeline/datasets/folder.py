@@ -5,7 +5,7 @@ from pathlib import Path
 from muse.errors import ManifestError
 from muse.pipeline.datasets.captions import CaptionRow, read_captions
 from muse.pipeline.datasets.videos import VIDEO_SUFFIXES, VideoFolder
-from muse.pipeline.records import Caption, Listing, VideoRef
+from muse.pipeline.records import Caption, Listing, VideoRef, printable
 
 
 def list_folder(folder: Path, captions_file: Path | None) -> Listing:
@@ -27,18 +27,16 @@ def list_folder(folder: Path, captions_file: Path | None) -> Listing:
     found = {name: videos.find(name) for name in dict.fromkeys(row.video for row in rows)}
     if rows and not any(found.values()):
         raise ManifestError(
-            f"{captions_file}: none of its {len(found)} videos is in {folder} "
+            f"{captions_file}: none of its {len(found)} videos is in {printable(folder)} "
             f"(first: {next(iter(found))!r}). Check the folder, or the column video."
         )
     if not rows and not videos.files:
         raise ManifestError(
-            f"{folder}: 0 videos in it. Known extensions: {' '.join(sorted(VIDEO_SUFFIXES))}."
+            f"{printable(folder)}: 0 videos in it. Known extensions: "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}."
         )
     id_of = _ids(found, videos, source=captions_file)
-    refs = {
-        videos.id_of(file): VideoRef(video_id=videos.id_of(file), path=file)
-        for file in videos.files
-    }
+    refs = _refs(videos)
     for name, file in found.items():
         refs[id_of[name]] = VideoRef(video_id=id_of[name], path=file)
     return Listing(
@@ -46,6 +44,19 @@ def list_folder(folder: Path, captions_file: Path | None) -> Listing:
         videos=tuple(refs.values()),
         captions=tuple(_caption(row, id_of) for row in rows),
     )
+
+
+def _refs(videos: VideoFolder) -> dict[str, VideoRef]:
+    refs: dict[str, VideoRef] = {}
+    for file in videos.files:
+        video_id = videos.id_of(file)
+        if video_id in refs:
+            raise ManifestError(
+                f"{printable(videos.root)}: two files have the id {video_id!r}: the one of that "
+                "name, and the one whose bytes are escaped so. Rename one."
+            )
+        refs[video_id] = VideoRef(video_id=video_id, path=file)
+    return refs
 
 
 def _ids(

@@ -1,7 +1,8 @@
 """Video files in a folder, found by name, by path or by stem.
 
 Users' files seldom have the extension, or the folder, that an annotation file was written for: ids
-are matched on the path, then on the name, then on the stem, and an ambiguous one is an error.
+are matched on the path, then on the name, then on the stem, and an ambiguous one is an error. Where
+a file's name is not UTF-8, the bytes that are not are escaped in its id and for matching.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from muse.errors import ManifestError
+from muse.pipeline.records import printable
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -31,18 +33,23 @@ class VideoFolder:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise ManifestError(f"{root}: no such folder. Name the folder that holds the videos.")
+            raise ManifestError(
+                f"{printable(root)}: no such folder. Name the folder that holds the videos."
+            )
         self.root = root.absolute()  # a worker of Ray may have another working directory
         self.files = tuple(sorted(_video_files(self.root)))
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for file in self.files:
-            self._by_name[file.name].append(file)
-            self._by_stem[file.stem].append(file)
+            self._by_name[printable(Path(file.name))].append(file)
+            self._by_stem[printable(Path(file.stem))].append(file)
 
     def id_of(self, file: Path) -> str:
-        """A file's id: its path below the folder, with its extension."""
-        return file.relative_to(self.root).as_posix()
+        """A file's id: its path below the folder, with its extension, as UTF-8.
+
+        Two files have one id where one is called by what stands for the other's bytes.
+        """
+        return printable(file.relative_to(self.root))
 
     def find(self, name: str) -> Path | None:
         """The file that a name means: a path below the folder, a file name, or a stem.
@@ -59,8 +66,9 @@ class VideoFolder:
             return direct
         bare = direct.stem if direct.suffix.lower() in VIDEO_SUFFIXES else direct.name
         has_folder = is_below and direct.parent != self.root
+        folder = printable(direct.parent)
         for candidates in (self._by_name.get(direct.name, []), self._by_stem.get(bare, [])):
-            fitting = [f for f in candidates if not has_folder or f.parent == direct.parent]
+            fitting = [f for f in candidates if not has_folder or printable(f.parent) == folder]
             if fitting:
                 return _only(fitting, name)
         return None
@@ -76,7 +84,8 @@ def _is_file(path: Path) -> bool:
 def _only(candidates: list[Path], name: str) -> Path:
     if len(candidates) > 1:
         raise ManifestError(
-            f"{name!r} fits {len(candidates)} files: {candidates[0]}, {candidates[1]}. "
+            f"{name!r} fits {len(candidates)} files: {printable(candidates[0])}, "
+            f"{printable(candidates[1])}. "
             "Write its path below the folder."
         )
     return candidates[0]

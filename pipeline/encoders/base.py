@@ -28,8 +28,17 @@ class Encoder(Protocol):
         """What its features depend on."""
         ...
 
-    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """(B, K, D) tokens of (B, size, size, 3) RGB frames, class token first, not normalised."""
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
+        """Maps of (B, size, size, 3) RGB frames, class token first, not normalised.
+
+        Args:
+            frames_BHWC: Cropped frames.
+            views: Of `muse.pipeline.views.encoded_views`: ``tokens`` is (B, K, D),
+                ``unprojected`` and ``block:k`` are (B, K, W). All from one forward pass, and
+                each with the same bits whatever the others are.
+        """
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:

@@ -79,19 +79,21 @@ class ConseEncoder:
         return cls(image_tower, text_tower, info=info, device=device)
 
     @torch.no_grad()
-    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """(B, 50, 384): the mixture of the whole frame, then of each cell of the last map.
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
+        """``tokens`` (B, 50, 384): the mixture of the whole frame, then of each cell of its map.
 
         The network averages its last map and then applies one linear layer, so the layer applied
         to a cell gives that cell's exact share of the class logits.
         """
+        assert set(views) <= {"tokens"}, views  # `arrays_of` refuses all others
         size = len(frames_BHWC) if self._device != "cpu" else _FRAMES_PER_PASS_CPU
-        return np.concatenate(
-            [
-                self._encode_pass(frames_BHWC[start : start + size])
-                for start in range(0, len(frames_BHWC), size)
-            ]
-        )
+        passes = [
+            self._encode_pass(frames_BHWC[start : start + size])
+            for start in range(0, len(frames_BHWC), size)
+        ]
+        return {"tokens": np.concatenate(passes)}
 
     def _encode_pass(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
         pixels = normalised_input(frames_BHWC, self.info.preprocessing, device=self._device)

@@ -28,10 +28,12 @@ from muse.pipeline.encoders.base import (
     normalised_input,
 )
 from muse.pipeline.header import EncoderInfo, Preprocessing
+from muse.pipeline.views import block_number
 
 logger = logging.getLogger(__name__)
 
 _RANDOM = "random"
+_FINAL = ("tokens", "unprojected")
 
 
 class OpenClipEncoder:
@@ -63,10 +65,13 @@ class OpenClipEncoder:
         return encoder
 
     @torch.no_grad()
-    def encode_frames(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """(B, K, D) projected tokens, class token first."""
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
+        """Maps of all tokens, class token first: (B, K, D) projected, (B, K, W) before that."""
         pixels = normalised_input(frames_BHWC, self.info.preprocessing, device=self._device)
-        return as_float16(self._tokens(pixels.to(self._dtype)))
+        maps = self._maps(pixels.to(self._dtype), views)
+        return {view: as_float16(tokens) for view, tokens in maps.items()}
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
@@ -74,20 +79,30 @@ class OpenClipEncoder:
         tokens = self._tokenizer(list(texts)).to(self._device)
         return as_float16(self._model.encode_text(tokens))
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
+    def _maps(self, pixels: Tensor, views: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of some views from one forward pass."""
         visual = self._model.visual
+        last = self.info.num_blocks
+        blocks = sorted({last, *(block_number(view) for view in views if view not in _FINAL)})
         outputs = visual.forward_intermediates(
             pixels,
-            indices=[len(visual.transformer.resblocks) - 1],
-            normalize_intermediates=True,
+            indices=[number - 1 for number in blocks],
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        class_token = outputs["image_intermediates_prefix"][0]
-        patches = outputs["image_intermediates"][0]
-        tokens: Tensor = torch.cat([class_token, patches], dim=1) @ visual.proj
-        return tokens
+        of_block = {
+            number: torch.cat([class_token, patches], dim=1)
+            for number, class_token, patches in zip(
+                blocks,
+                outputs["image_intermediates_prefix"],
+                outputs["image_intermediates"],
+                strict=True,
+            )
+        }
+        unprojected = visual.ln_post(of_block[last])
+        final = {"unprojected": unprojected, "tokens": unprojected @ visual.proj}
+        return {v: final[v] if v in final else of_block[block_number(v)] for v in views}
 
     @torch.no_grad()
     def _check_class_token(self) -> None:
@@ -95,7 +110,10 @@ class OpenClipEncoder:
         size = self.info.preprocessing.size
         pixels = torch.linspace(-1, 1, 3 * size * size, device=self._device)
         pixels = pixels.view(1, 3, size, size).to(self._dtype)
-        ours, theirs = self._tokens(pixels)[:, 0], self._model.encode_image(pixels)
+        ours, theirs = (
+            self._maps(pixels, ("tokens",))["tokens"][:, 0],
+            self._model.encode_image(pixels),
+        )
         error = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
         if not error < (1e-4 if self._dtype == torch.float32 else 3e-2):
             raise EncoderError(

@@ -28,14 +28,23 @@ THREE_REAL_CLIPS = [
 ]
 
 
-def decode(path: Path | None, sampling: Sampling = EVERY_FRAME) -> Clip:
-    video = VideoRef(video_id="clip", path=path)
-    return decode_clip(video, sampling=sampling, preprocessing=PREPROCESSING)
+def decode(
+    path: Path | None,
+    sampling: Sampling = EVERY_FRAME,
+    *,
+    max_duration_seconds: float | None = None,
+) -> Clip:
+    return decode_clip(
+        VideoRef(video_id="clip", path=path),
+        sampling=sampling,
+        preprocessing=PREPROCESSING,
+        max_duration_seconds=max_duration_seconds,
+    )
 
 
-def refusal(path: Path | None) -> DecodeError:
+def refusal(path: Path | None, *, max_duration_seconds: float | None = None) -> DecodeError:
     with pytest.raises(DecodeError) as caught:
-        decode(path)
+        decode(path, max_duration_seconds=max_duration_seconds)
     return caught.value
 
 
@@ -365,6 +374,18 @@ def test_frames_before_the_damage_still_decode(
     content[position : position + packets[28][1]] = b"\xff" * packets[28][1]
     path.write_bytes(content)
     assert indices(path, Sampling(num_frames=3)) == [0, 10, 20]
+
+
+def test_a_video_longer_than_allowed_is_refused_before_a_frame_is_decoded(
+    two_second_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muse.pipeline.decode._decoded_frames", None)  # calling it is a TypeError
+    error = refusal(two_second_video, max_duration_seconds=1.5)
+    assert (error.reason, "2.0 s long" in str(error)) == ("too_long", True)
+
+
+def test_a_video_as_long_as_allowed_is_decoded(two_second_video: Path) -> None:
+    assert len(decode(two_second_video, max_duration_seconds=2.0).frames_THWC) == 20
 
 
 def test_every_reason_given_is_a_known_one(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from muse.errors import ManifestError
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.datasets.videos import VideoFolder
-from muse.pipeline.plan import sorted_listing
 from muse.pipeline.records import Listing
 
 
@@ -144,7 +143,24 @@ def test_a_path_with_dots_is_the_file_it_leads_to(folder: Path) -> None:
     assert VideoFolder(folder).find("sub/../sub/b.avi") == folder / "sub/b.avi"
 
 
-def test_a_name_that_is_not_utf8_is_refused_with_what_to_do(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_has_an_id_with_escapes(folder: Path) -> None:
+    file = folder / "caf\udce9.mp4"
+    file.touch()
+    refs = {video.video_id: video.path for video in list_folder(folder, None).videos}
+    assert refs[r"caf\xe9.mp4"] == file
+
+
+@pytest.mark.parametrize(
+    "name", [r"s\xff/caf\xe9.mp4", r"caf\xe9.mp4", r"caf\xe9", r"s\xff/caf\xe9"]
+)
+def test_a_caption_names_what_is_not_utf8_by_its_escapes(folder: Path, name: str) -> None:
+    (folder / "s\udcff").mkdir()
+    (folder / "s\udcff/caf\udce9.mp4").touch()
+    assert listed(folder, [name]).captions[0].video_id == r"s\xff/caf\xe9.mp4"
+
+
+def test_a_name_that_spells_another_one_s_escapes_is_refused(folder: Path) -> None:
     (folder / "caf\udce9.mp4").touch()
-    with pytest.raises(ManifestError, match=r"not valid UTF-8.*Rename"):
-        sorted_listing(list_folder(folder, None))
+    (folder / r"caf\xe9.mp4").touch()
+    with pytest.raises(ManifestError, match=r"two files have the id 'caf.*Rename one"):
+        list_folder(folder, None)

@@ -1,24 +1,48 @@
-"""A function in a child process that answers, crashes, exits, hangs or dies within an answer."""
+"""A function in a child process that answers, crashes, hangs, eats memory or is killed."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unruly import act
+from unruly import act, act_at_first
 
 from muse.errors import WorkerError
-from muse.pipeline.isolation import IsolatedFunction, ProcessDiedError, ProcessTimedOutError
+from muse.pipeline.child_process import (
+    ProcessDiedError,
+    ProcessKilledError,
+    ProcessOutOfMemoryError,
+    ProcessTimedOutError,
+)
+from muse.pipeline.isolation import IsolatedFunction
 
 
 @pytest.fixture
 def isolated() -> Iterator[IsolatedFunction[str, int]]:
     function = IsolatedFunction(act, timeout_seconds=0.3)
+    yield function
+    function.close()
+
+
+@pytest.fixture
+def isolated_at_first() -> Iterator[IsolatedFunction[tuple[str, int, Path], int]]:
+    """One that has served an item."""
+    function = IsolatedFunction(act_at_first, timeout_seconds=0.3)
+    function(("answer", 0, Path(os.devnull)))
+    yield function
+    function.close()
+
+
+@pytest.fixture
+def small() -> Iterator[IsolatedFunction[str, int]]:
+    """One that may take 100 MB."""
+    function = IsolatedFunction(act, timeout_seconds=20, memory_bytes=100_000_000)
     yield function
     function.close()
 
@@ -97,25 +121,150 @@ def test_no_child_is_started_after_close(isolated: IsolatedFunction[str, int]) -
         isolated("answer")
 
 
+def test_a_crash_in_a_process_that_served_others_is_tried_again_in_a_fresh_one(
+    isolated_at_first: IsolatedFunction[tuple[str, int, Path], int], tmp_path: Path
+) -> None:
+    counter = tmp_path / "attempts"
+    assert isolated_at_first(("segfault", 1, counter)) > 0
+    assert counter.stat().st_size == 2
+
+
 @pytest.mark.slow
-def test_a_hanging_child_ends_when_its_parent_is_killed() -> None:
+@pytest.mark.parametrize("action", ["segfault", "exit", "SIGABRT"])
+def test_a_second_crash_is_the_item_s_own(
+    isolated_at_first: IsolatedFunction[tuple[str, int, Path], int], tmp_path: Path, action: str
+) -> None:
+    counter = tmp_path / "attempts"
+    with pytest.raises(ProcessDiedError):
+        isolated_at_first((action, 9, counter))
+    assert counter.stat().st_size == 2
+
+
+def test_a_crash_in_a_fresh_process_is_the_item_s_own(tmp_path: Path) -> None:
+    counter = tmp_path / "attempts"
+    with pytest.raises(ProcessDiedError):
+        IsolatedFunction(act_at_first, timeout_seconds=9)(("segfault", 9, counter))
+    assert counter.stat().st_size == 1
+
+
+@pytest.mark.slow
+def test_an_item_that_hangs_is_not_tried_again(
+    isolated_at_first: IsolatedFunction[tuple[str, int, Path], int], tmp_path: Path
+) -> None:
+    counter = tmp_path / "attempts"
+    with pytest.raises(ProcessTimedOutError):
+        isolated_at_first(("hang", 9, counter))
+    assert counter.stat().st_size == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP"])
+def test_an_item_whose_process_somebody_killed_is_tried_three_times(
+    isolated_at_first: IsolatedFunction[tuple[str, int, Path], int], tmp_path: Path, name: str
+) -> None:
+    assert isolated_at_first((name, 2, tmp_path / "twice")) > 0
+    counter = tmp_path / "always"
+    with pytest.raises(ProcessKilledError, match=f"ended by {name}") as caught:
+        isolated_at_first((name, 9, counter))
+    assert (caught.value.signal.name, counter.stat().st_size) == (name, 3)
+
+
+def test_one_that_allocates_without_end_runs_out_of_memory_and_the_next_call_works(
+    small: IsolatedFunction[str, int],
+) -> None:
+    with pytest.raises(ProcessOutOfMemoryError):
+        small("allocate without end")
+    assert small("keep 60 MB") > 0
+
+
+@pytest.mark.slow
+def test_memory_that_earlier_items_took_is_not_held_against_an_item(
+    small: IsolatedFunction[str, int],
+) -> None:
+    assert small("keep 60 MB") != small("keep 60 MB")
+
+
+@pytest.mark.slow
+def test_a_crash_near_the_limit_of_memory_is_for_want_of_memory(
+    small: IsolatedFunction[str, int],
+) -> None:
+    with pytest.raises(ProcessOutOfMemoryError, match=r"SIGSEGV when it had taken 0\.1 GB"):
+        small("take 60 MB and crash")
+
+
+@pytest.mark.slow
+def test_a_crash_with_little_memory_is_a_crash(small: IsolatedFunction[str, int]) -> None:
+    with pytest.raises(ProcessDiedError) as caught:
+        small("segfault")
+    assert not isinstance(caught.value, ProcessOutOfMemoryError)
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(
+    isolated: IsolatedFunction[str, int],
+) -> None:
+    children: list[int] = []
+    thread = threading.Thread(target=lambda: children.append(isolated("answer")))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    assert isolated("answer") == children[0]
+
+
+def test_close_ends_a_call_of_another_thread_and_leaves_no_child() -> None:
+    isolated = IsolatedFunction(act, timeout_seconds=60)
+    child = isolated("answer")
+    errors: list[type[BaseException]] = []
+    thread = threading.Thread(target=lambda: errors.append(_error_of(isolated, "hang")))
+    thread.start()
+    time.sleep(0.1)
+    isolated.close()
+    thread.join(10)
+    assert (errors, _is_running(child), thread.is_alive()) == ([WorkerError], False, False)
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_waited_for_is_not_given_to_the_next_call(
+    isolated: IsolatedFunction[str, int],
+) -> None:
+    child = isolated("answer")
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        isolated("hang")
+    assert isolated("answer") != child
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _error_of(isolated: IsolatedFunction[str, int], action: str) -> type[BaseException]:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        isolated(action)
+    return caught.type
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["hang", "hang and let no other thread run"])
+def test_a_hanging_child_ends_when_its_parent_is_killed(action: str) -> None:
     script = (
         "import unruly; from muse.pipeline.isolation import IsolatedFunction\n"
         "function = IsolatedFunction(unruly.act, timeout_seconds=60)\n"
-        "print(function('answer'), flush=True); function('hang')"
+        "print(function('answer'), flush=True); "
+        f"function({action!r})"
     )
-    folder = str(Path(__file__).parent)
+    folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": folder},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
     )
     assert parent.stdout is not None
     child_pid = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 5
     while _is_running(child_pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _is_running(child_pid)

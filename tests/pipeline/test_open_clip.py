@@ -27,6 +27,10 @@ def build(spec: str, **settings: Any) -> Encoder:
     return build_encoder(spec, **{"device": "cpu", "precision": "fp32", **settings})
 
 
+def tokens_of(encoder: Encoder, frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+    return encoder.encode_frames(frames)["tokens"]
+
+
 def refused(spec: str) -> str:
     with pytest.raises(EncoderError) as caught:
         build(spec)
@@ -64,7 +68,7 @@ def test_the_class_token_is_the_model_s_own_image_embedding(
 ) -> None:
     pixels = normalised_input(frames, encoder.info.preprocessing, device="cpu")
     expected = model.encode_image(pixels).numpy()
-    np.testing.assert_allclose(encoder.encode_frames(frames)[:, 0], expected, atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(tokens_of(encoder, frames)[:, 0], expected, atol=2e-3, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -80,14 +84,44 @@ def test_all_tokens_are_the_last_block_s_after_norm_and_projection(
     for block in visual.transformer.resblocks:
         hidden = block(hidden)
     expected = (visual.ln_post(hidden) @ visual.proj).numpy()
-    np.testing.assert_allclose(encoder.encode_frames(frames), expected, atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(tokens_of(encoder, frames), expected, atol=2e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_every_view_is_what_its_part_of_the_model_gives_in_one_pass(
+    encoder: Encoder, model: Any, frames: NDArray[np.uint8]
+) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    for number, block in enumerate(model.visual.transformer.resblocks, start=1):
+        block.register_forward_hook(
+            lambda _, __, output, name=f"block:{number}": seen.update({name: output})
+        )
+    model.visual.ln_post.register_forward_hook(
+        lambda _, inputs, __: seen.update(before_norm=inputs[0])
+    )
+    model.encode_image(normalised_input(frames, encoder.info.preprocessing, device="cpu"))
+    views = ("tokens", "unprojected", "block:1", "block:2")
+    maps = encoder.encode_frames(frames, views)
+    assert tuple(maps) == views
+    for name in ("block:1", "block:2"):
+        np.testing.assert_allclose(maps[name], seen[name].numpy(), atol=2e-3, rtol=1e-3)
+    unprojected = model.visual.ln_post(seen["block:2"]).numpy()
+    np.testing.assert_allclose(maps["unprojected"], unprojected, atol=2e-3, rtol=1e-3)
+
+
+def test_tokens_have_the_same_bits_whatever_else_is_kept(
+    encoder: Encoder, frames: NDArray[np.uint8]
+) -> None:
+    alone = tokens_of(encoder, frames)
+    beside = encoder.encode_frames(frames, ("tokens", "unprojected", "block:1"))["tokens"]
+    assert alone.tobytes() == beside.tobytes()
 
 
 def test_patch_tokens_are_in_reading_order(encoder: Encoder) -> None:
     plain = np.full((1, 64, 64, 3), 128, dtype=np.uint8)
     changed = plain.copy()
     changed[:, :32, 32:] = 255  # the second of two by two patches
-    shift = np.abs(encoder.encode_frames(changed) - encoder.encode_frames(plain)).sum(axis=2)[0]
+    shift = np.abs(tokens_of(encoder, changed) - tokens_of(encoder, plain)).sum(axis=2)[0]
     assert int(shift[1:].argmax()) == 1
 
 
@@ -102,7 +136,7 @@ def test_a_caption_s_embedding_is_the_model_s_own(encoder: Encoder, model: Any) 
 
 def test_info_says_the_shapes_of_the_tokens(encoder: Encoder, frames: NDArray[np.uint8]) -> None:
     info = encoder.info
-    assert encoder.encode_frames(frames).shape == (3, info.tokens_per_frame, info.dim)
+    assert tokens_of(encoder, frames).shape == (3, info.tokens_per_frame, info.dim)
     assert info.tokens_per_frame == 1 + info.grid**2
 
 
@@ -117,8 +151,8 @@ def test_info_has_the_model_s_own_preprocessing(encoder: Encoder) -> None:
 def test_bf16_tokens_are_near_those_of_fp32(
     encoder: Encoder, tiny_clip: str, frames: NDArray[np.uint8]
 ) -> None:
-    full = encoder.encode_frames(frames).astype(np.float32)
-    half = build(tiny_clip, precision="bf16").encode_frames(frames).astype(np.float32)
+    full = tokens_of(encoder, frames).astype(np.float32)
+    half = tokens_of(build(tiny_clip, precision="bf16"), frames).astype(np.float32)
     assert np.linalg.norm(half - full) < 0.03 * np.linalg.norm(full)
 
 
@@ -129,14 +163,14 @@ def test_a_weight_file_gives_the_tokens_of_its_weights(
     encoder: Encoder, tiny_clip_folder: Path, frames: NDArray[np.uint8]
 ) -> None:
     loaded = build(f"openclip:muse-tiny/{tiny_clip_folder / WEIGHTS}")
-    assert np.array_equal(loaded.encode_frames(frames), encoder.encode_frames(frames))
+    assert np.array_equal(tokens_of(loaded, frames), tokens_of(encoder, frames))
 
 
 def test_a_local_folder_gives_the_tokens_of_its_weights(
     encoder: Encoder, tiny_clip_folder: Path, frames: NDArray[np.uint8]
 ) -> None:
     loaded = build(f"openclip:local-dir:{tiny_clip_folder}")
-    assert np.array_equal(loaded.encode_frames(frames), encoder.encode_frames(frames))
+    assert np.array_equal(tokens_of(loaded, frames), tokens_of(encoder, frames))
 
 
 def test_random_weights_follow_their_seed(tiny_clip: str) -> None:

@@ -1,0 +1,174 @@
+"""A run in miniature: how long shards take when decoders and encoders share a machine.
+
+Played event by event as the engines schedule (`muse.pipeline.schedule`): a shard is encoded once
+all of it is decoded, the next one is decoded meanwhile, and each slows the other down as far as
+was measured. Knows nothing of where its numbers come from.
+"""
+
+import dataclasses
+import heapq
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+SHARDS_IN_FLIGHT = 2  # for each encoder, in both engines: one encoded, one decoded meanwhile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """Seconds that the parts of a run take on this machine."""
+
+    num_decoders: int
+    num_encoders: int
+    batch_seconds: float
+    """A forward pass while no decoder is busy."""
+    encode_slowdown: float
+    """Factor on it while all decoders are."""
+    decode_slowdown: float
+    """Factor on a decode while an encoder is busy."""
+    write_seconds: float
+    """Of a full shard, by the encoder's process."""
+    caption_seconds: float
+    """Of one caption while no decoder is busy."""
+    start_seconds: float
+    """What a run takes besides its work."""
+    video_seconds: float = 0.0
+    """That the engine adds to each decode."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardWork:
+    """What one shard of videos asks for."""
+
+    decode_seconds: tuple[float, ...]
+    """Of each video, with all decoders busy and no encoder."""
+    num_batches: int
+    """Forward passes; one of failed videos alone is left out."""
+    write_share: float
+    """Of a full shard's bytes."""
+
+
+def run_seconds(
+    shards: Sequence[ShardWork], num_captions: int, pace: Pace, *, num_shards: int | None = None
+) -> float:
+    """Wall time of a run.
+
+    Args:
+        shards: The run's, or evenly spaced ones of it, in order.
+        num_captions: They come after the videos.
+        pace: Of the machine.
+        num_shards: Of the run, where ``shards`` are fewer.
+    """
+    seconds = videos_seconds(shards, pace)
+    if num_shards and num_shards > len(shards):
+        fill = min(seconds, _fill_seconds(shards[0], pace))
+        seconds = fill + (seconds - fill) * num_shards / len(shards)
+    captions = num_captions * pace.caption_seconds / pace.num_encoders
+    return pace.start_seconds + seconds + captions
+
+
+def videos_seconds(shards: Sequence[ShardWork], pace: Pace) -> float:
+    """From the first decode to the last shard's receipt."""
+    machine = _Machine(pace, deque(enumerate(shards)))
+    while machine.step():
+        pass
+    return machine.now
+
+
+@dataclass(slots=True)
+class _Encoder:
+    """One encoder, its shards in flight and what is left of the one in work."""
+
+    shards: deque[int] = field(default_factory=deque)
+    seconds_left: float | None = None
+
+
+class _Machine:
+    """The state between two events. Busy decoders all run at one rate, so they share a clock."""
+
+    def __init__(self, pace: Pace, todo: deque[tuple[int, ShardWork]]) -> None:
+        self.now = 0.0
+        self._pace = pace
+        self._todo = todo
+        self._encoders = [_Encoder() for _ in range(pace.num_encoders)]
+        self._queue: deque[tuple[int, float]] = deque()
+        self._busy: list[tuple[float, int]] = []  # heap of (end on the decoders' clock, shard)
+        self._decoders_now = 0.0
+        self._undecoded: dict[int, int] = {}
+        self._encode_seconds: dict[int, float] = {}
+
+    def step(self) -> bool:
+        """On to the next event; False if there is none."""
+        self._submit()
+        self._start()
+        encoding = [e for e in self._encoders if e.seconds_left is not None]
+        if not encoding and not self._busy:
+            return False
+        decode_rate = 1 / self._pace.decode_slowdown if encoding else 1.0
+        share = len(self._busy) / self._pace.num_decoders
+        encode_rate = 1 / (1 + (self._pace.encode_slowdown - 1) * share)
+        passed = min(
+            *(e.seconds_left / encode_rate for e in encoding if e.seconds_left is not None),
+            (self._busy[0][0] - self._decoders_now) / decode_rate if self._busy else math.inf,
+            math.inf,
+        )
+        self.now += passed
+        self._decoders_now += passed * decode_rate
+        self._finish(encoding, passed * encode_rate)
+        return True
+
+    def _submit(self) -> None:
+        for encoder in self._encoders:
+            while self._todo and len(encoder.shards) < SHARDS_IN_FLIGHT:
+                index, work = self._todo.popleft()
+                encoder.shards.append(index)
+                extra = self._pace.video_seconds
+                self._queue.extend((index, seconds + extra) for seconds in work.decode_seconds)
+                self._undecoded[index] = len(work.decode_seconds)
+                self._encode_seconds[index] = (
+                    work.num_batches * self._pace.batch_seconds
+                    + work.write_share * self._pace.write_seconds
+                )
+
+    def _start(self) -> None:
+        while self._queue and len(self._busy) < self._pace.num_decoders:
+            index, seconds = self._queue.popleft()
+            heapq.heappush(self._busy, (self._decoders_now + seconds, index))
+        for encoder in self._encoders:
+            if (
+                encoder.seconds_left is None
+                and encoder.shards
+                and not self._undecoded[encoder.shards[0]]
+            ):
+                encoder.seconds_left = self._encode_seconds[encoder.shards[0]]
+
+    def _finish(self, encoding: Sequence[_Encoder], progress: float) -> None:
+        tiny = 1e-9 * max(1.0, self.now)  # sums of floats do not meet exactly
+        while self._busy and self._busy[0][0] <= self._decoders_now + tiny:
+            self._undecoded[heapq.heappop(self._busy)[1]] -= 1
+        for encoder in encoding:
+            assert encoder.seconds_left is not None
+            encoder.seconds_left -= progress
+            if encoder.seconds_left <= tiny:
+                encoder.seconds_left = None
+                encoder.shards.popleft()
+
+
+def _fill_seconds(shard: ShardWork, pace: Pace) -> float:
+    """Until the first shard is decoded: no encoder works before."""
+    seconds = shard.decode_seconds
+    return max(sum(seconds) / pace.num_decoders, max(seconds, default=0.0))
+
+
+def without_stage(
+    stage: str, shards: Sequence[ShardWork], num_captions: int, pace: Pace
+) -> tuple[Sequence[ShardWork], int, Pace]:
+    """The same run if one stage took no time: what it would save is how much it binds."""
+    if stage == "decode":
+        shards = [dataclasses.replace(s, decode_seconds=()) for s in shards]
+    if stage == "encode":
+        shards = [dataclasses.replace(s, num_batches=0) for s in shards]
+    if stage == "write":
+        pace = dataclasses.replace(pace, write_seconds=0.0)
+    return shards, 0 if stage == "captions" else num_captions, pace

@@ -1,0 +1,161 @@
+"""The HDF5 form of a feature store, for reading: one file, as `muse store export` writes it.
+
+Tables, and where each row lies, are read when a store is opened (``hdf5_contents``). Rows are then
+read from the file itself: they are uncompressed, one video a chunk, so that a row is a range of
+bytes. No handle of the library is kept: reads need no lock, in threads and after a fork.
+"""
+
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muse.errors import StoreError
+from muse.pipeline.hdf5_contents import Hdf5Contents, broken_file, read_contents
+from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
+from muse.pipeline.store import StoreCounts, counts_of, token_view_of
+from muse.pipeline.views import dequantise
+
+_ALL_CAPTIONS_FROM = 16  # one in so many wanted: then all are read at once
+
+
+class Hdf5Store:
+    """A store in one file, as it was when it was opened: one put in its place is not seen."""
+
+    def __init__(self, file: Path, contents: Hdf5Contents, descriptor: int) -> None:
+        self._contents = contents
+        self._descriptor = descriptor
+        self._closes = weakref.finalize(self, os.close, descriptor)
+        self.location = str(file)
+        self.header = contents.header
+        self.token_view = token_view_of(contents.header)
+        self.root_sha256 = contents.root_sha256
+        self.timestamps_sha256 = contents.timestamps_sha256
+        self.arrays = contents.arrays
+        self.video_ids: Sequence[str] = contents.video_ids
+        self.captions: Sequence[Caption] = contents.captions
+        self.failures: Sequence[Failure] = contents.failures
+        self.has_features_N = contents.has_features_N
+        self.has_embedding_Q = contents.has_embedding_Q
+
+    @classmethod
+    def open(cls, file: Path, *, view: str | None = None) -> "Hdf5Store":
+        """The store in a file.
+
+        Args:
+            file: Written by `muse.pipeline.hdf5_writer.write_hdf5`.
+            view: What `read_clip` reads; see `muse.pipeline.store.token_view_of`.
+
+        Raises:
+            StoreError: If it is no such file or damaged, naming what is missing; or if the store
+                has no such view.
+        """
+        contents, descriptor = read_contents(file)
+        opened = cls(file, contents, descriptor)
+        opened.token_view = token_view_of(contents.header, view)
+        return opened
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Opens the file again in another process: a descriptor means nothing there."""
+        return (_reopened, (self.location, self.token_view or None))
+
+    def counts(self) -> StoreCounts:
+        """How many videos and captions are done, failed, skipped and pending."""
+        done_N = self.has_features_N.copy()
+        done_N[self._contents.failed_rows] = True
+        return counts_of(self, done_N=done_N)
+
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return os.fstat(self._descriptor).st_size
+
+    def read_clip(self, row: int) -> ClipTokens:
+        """The tokens of one video, from ``token_view``.
+
+        Raises:
+            StoreError: If the video has no features, or the store has no tokens.
+        """
+        self._require_features(row)
+        return ClipTokens(
+            video_id=self.video_ids[row],
+            tokens_TKD=self._tokens(row),
+            valid_T=self._contents.valid_NT[row],
+            pts_seconds_T=self._contents.pts_seconds_NT[row],
+        )
+
+    def read_features(self, row: int) -> ClipFeatures:
+        """All that is kept of one video.
+
+        Raises:
+            StoreError: If the video has no features.
+        """
+        self._require_features(row)
+        return ClipFeatures(
+            video_id=self.video_ids[row],
+            arrays={spec.name: self._row(spec.name, row) for spec in self.arrays},
+            valid_T=self._contents.valid_NT[row],
+            pts_seconds_T=self._contents.pts_seconds_NT[row],
+            source=self._contents.sources[row],
+        )
+
+    def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
+        """(len(rows), D) text embeddings.
+
+        Raises:
+            StoreError: If a row has none.
+        """
+        if not self.has_embedding_Q[rows].all():
+            raise StoreError(
+                f"{self.location}: {int((~self.has_embedding_Q[rows]).sum())} captions had no "
+                "embedding yet. Finish the store it was exported from, and export it again."
+            )
+        if len(rows) * _ALL_CAPTIONS_FROM >= len(self.captions):
+            return self._embeddings(0, len(self.captions))[rows]
+        found = np.empty((len(rows), self.header.encoder.dim), np.float16)
+        for place, row in enumerate(rows.tolist()):
+            found[place] = self._embeddings(row, 1)[0]
+        return found
+
+    def _embeddings(self, first: int, num_rows: int) -> NDArray[np.float16]:
+        dim = self.header.encoder.dim
+        place = self._contents.embedding_place + first * dim * 2  # bytes of a float16
+        return self._read((num_rows, dim), "float16", place)
+
+    def _tokens(self, row: int) -> NDArray[np.float16]:
+        if self.token_view == "tokens":
+            return self._row("tokens", row)
+        if self.token_view == "int8":
+            return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
+        raise StoreError(
+            f"{self.location}: no tokens in it, only the views {', '.join(self.header.views)}. "
+            "A head needs --views tokens or int8 at extraction."
+        )
+
+    def _require_features(self, row: int) -> None:
+        if not self.has_features_N[row]:
+            raise StoreError(
+                f"{self.location}: video {self.video_ids[row]!r} (row {row}) has no features. "
+                "Rows with features are in has_features_N."
+            )
+
+    def _row(self, name: str, row: int) -> NDArray[Any]:
+        (spec,) = (spec for spec in self.arrays if spec.name == name)
+        return self._read(spec.shape, spec.dtype, int(self._contents.places[name][row]))
+
+    def _read(self, shape: tuple[int, ...], dtype: str, place: int) -> NDArray[Any]:
+        block = np.empty(shape, np.dtype(dtype).newbyteorder("<"))
+        buffer, done = block.reshape(-1).view(np.uint8).data, 0
+        while done < block.nbytes:
+            step = os.preadv(self._descriptor, [buffer[done:]], place + done)
+            if not step:
+                raise broken_file(self.location, f"it ends before byte {place + block.nbytes}")
+            done += step
+        return block
+
+
+def _reopened(location: str, view: str | None) -> Hdf5Store:
+    return Hdf5Store.open(Path(location), view=view)

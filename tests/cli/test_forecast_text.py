@@ -1,0 +1,72 @@
+"""What is printed of a forecast, and of a forecast beside its run."""
+
+import dataclasses
+import json
+
+import pytest
+
+from muse.cli.forecast import comparison, print_forecast
+from muse.pipeline.forecast_record import Forecast
+
+
+@pytest.fixture
+def forecast() -> Forecast:
+    return Forecast(
+        num_videos=1000,
+        num_missing=30,
+        num_captions=20000,
+        num_frames=11500,
+        max_frames=11640,
+        num_failures=(30.3, 5.5, 152.0),
+        array_bytes={"tokens": 5_961_600_000, "captions": 20_480_000},
+        row_bytes=6_145_960,
+        table_bytes=900_000,
+        decode_core_hours=0.51,
+        encode_hours=0.021,
+        encode_device="cuda",
+        wall_seconds=200.0,
+        wall_low_seconds=170.0,
+        wall_high_seconds=240.0,
+        peak_memory_bytes=8_000_000_000,
+        free_bytes=None,
+        binds="decode",
+        binds_because="decode-bound: 8 cores decode 5 videos/s",
+        num_decoders=8,
+        num_encoders=1,
+        num_sampled=32,
+        num_sampled_failures=1,
+        decode_cpu_share=0.98,
+        probe_seconds=31.0,
+    )
+
+
+def test_a_forecast_is_printed_as_aligned_lines(
+    forecast: Forecast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_forecast(forecast, as_json=False)
+    shown = capsys.readouterr()
+    lines = dict(line.split(None, 1) for line in shown.out.splitlines() if line[8] == " ")
+    assert lines["videos"] == "970 to do, 30 missing"
+    assert lines["output"].startswith("5,982,080,000 bytes (6.0 GB) if every file decodes")
+    assert "wall time    3 min 20 s (2 min 50 s to 4 min 0 s, 80 % interval)" in shown.out
+    assert "encoding     0.021 GPU-hours" in shown.out
+    assert shown.err == ""
+
+
+def test_a_busy_machine_is_remarked_on(
+    forecast: Forecast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_forecast(dataclasses.replace(forecast, decode_cpu_share=0.4), as_json=True)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["output_bytes"] == 5_982_080_000
+    assert "40% of a core" in shown.err
+
+
+def test_a_run_is_set_beside_its_forecast(forecast: Forecast) -> None:
+    wrote = forecast.output_bytes - 2 * forecast.row_bytes
+    time, output, failures = comparison(forecast, seconds=184, array_bytes=wrote, num_failed=2)
+    assert time == (
+        "time         forecast 3 min 20 s (2 min 50 s to 4 min 0 s), took 3 min 4 s (−8 %)"
+    )
+    assert output.endswith("wrote 5,969,788,080 bytes (6.0 GB) (exact)")
+    assert failures == "failures     forecast 30 (6 to 152), found 2"
