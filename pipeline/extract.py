@@ -190,6 +190,8 @@ def _has_work(storage: Storage, rows: ListedRows) -> bool:
     if storage.size(HEADER_FILE) is None:
         return True
     store = ZarrStore.open(storage.location)
+    if not store.header.files:  # its growth was cut off
+        return True
     return bool(pending_video_shards(store, rows) or pending_caption_shards(store, rows))
 
 
@@ -213,7 +215,7 @@ def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine:
     require_same_encoder(found.encoder, info, what=storage.location)
     if found.golden is not None:
         require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)
-    if header.listing_sha256 != found.listing_sha256:
+    if header.listing_sha256 != found.listing_sha256 or not found.files:
         kept = dataclasses.replace(header, golden=found.golden, versions=found.versions)
         writer.describe(kept, rows)
 

@@ -127,7 +127,7 @@ class StoreHeader:
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of the tables and of each ``zarr.json``, by name."""
+    """SHA-256 of the tables and of each ``zarr.json``, by name; none while the store grows."""
     format_version: int = FORMAT_VERSION
 
     @property

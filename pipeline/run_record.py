@@ -6,6 +6,7 @@ Nothing of muse reads them back; receipts say the same and more.
 import dataclasses
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def package_versions() -> dict[str, str | None]:
     }
 
 
+@cache
 def _version_of(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -83,6 +83,9 @@ class StoreWriter:
     def describe(self, header: StoreHeader, rows: ListedRows) -> None:
         """Tables, array shapes, then the header: until it is there, the old one counts.
 
+        Meanwhile the old one promises no hashes of them: a run that is cut off here leaves tables
+        that are longer than it says, and a store that is sound.
+
         Raises:
             StoreError: If they can't be written.
         """
@@ -92,11 +95,16 @@ class StoreWriter:
             files = {name: _parquet(columns) for name, columns in _tables(rows).items()}
             for name, content in array_metadata(header).items():
                 files[f"{FEATURES_FOLDER}/{name}"] = content
+            if self.storage.size(HEADER_FILE) is not None:
+                self._write_header(dataclasses.replace(self.header, files={}))
             for name, content in files.items():
                 self.storage.write(name, content)
             hashes = {name: _sha256(content) for name, content in files.items()}
-            self.header = dataclasses.replace(header, files=hashes)
-            self.storage.write(HEADER_FILE, sealed_bytes(self.header.as_json()))
+            self._write_header(dataclasses.replace(header, files=hashes))
+
+    def _write_header(self, header: StoreHeader) -> None:
+        self.storage.write(HEADER_FILE, sealed_bytes(header.as_json()))
+        self.header = header
 
     def write_video_shard(
         self,

@@ -1,0 +1,317 @@
+"""Every disk operation of a run fails once, in every way a disk fails: nothing wrong is ever read.
+
+After each fault the store opens, verifies, gives right rows only, and the same command then ends
+with the bytes of a run that nothing disturbed.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty_disk import Fault, FaultyDisk, PowerCutError, Remains
+
+from muse.errors import StoreError
+from muse.pipeline import schedule, shards
+from muse.pipeline.decoder import DecodeTask, decode_failure
+from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.extract import ExtractConfig, extract
+from muse.pipeline.header import Sampling
+from muse.pipeline.records import Caption, Clip, Failure, Listing, VideoRef
+from muse.pipeline.redo import RedoRules
+from muse.pipeline.schedule import Workers
+from muse.pipeline.sources import source_of
+from muse.pipeline.store import HEADER_FILE
+from muse.pipeline.store_zarr import ZarrStore
+from muse.pipeline.verify import verify
+
+FRAMES = 3
+
+
+class NotesAsVideos:
+    """In place of a decoder: a file's text gives the colours of its frames, ``broken`` none."""
+
+    def __init__(self, limits: object) -> None:
+        pass
+
+    def __call__(self, task: DecodeTask) -> Clip | Failure:
+        path = task.video.path
+        if path is None or "broken" in path.read_text(encoding="utf-8"):
+            reason = "missing" if path is None else "not_a_video"
+            return decode_failure(task.video, reason=reason, message=f"{path}: broken")
+        text = path.read_text(encoding="utf-8")
+        frames = np.zeros((FRAMES, 32, 32, 3), np.uint8)
+        for frame in range(FRAMES):
+            frames[frame] = (sum(text.encode()) + 40 * frame) % 256
+        return Clip(
+            video_id=task.video.video_id,
+            frames_THWC=frames,
+            pts_seconds_T=np.arange(FRAMES) + len(text) / 64,
+            source=source_of(path, wants_sha256=task.wants_sha256),
+        )
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "IsolatedDecoder", NotesAsVideos)
+        patch.setattr(shards, "build_encoder", plain_encoder)
+        patch.setattr(os, "fsync", lambda descriptor: None)  # of runs that are to end well: time
+        yield
+
+
+# -- what is extracted ---------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """Videos, a store that may hold some of them already, and the command that is to be run."""
+
+    videos: Path
+    base: Path
+    command: ExtractConfig
+    missing: tuple[str, ...] = ()
+
+    def listing(self) -> Listing:
+        """Of all files, with a caption or two each, and of the missing ones."""
+        ids = sorted({file.stem for file in self.videos.iterdir()} | set(self.missing))
+        paths = {video_id: self.videos / f"{video_id}.mp4" for video_id in ids}
+        return Listing(
+            protocol="folder",
+            videos=tuple(
+                VideoRef(video_id=i, path=path if path.exists() else None)
+                for i, path in paths.items()
+            ),
+            captions=tuple(
+                Caption(video_id=i, text=f"{number} songs of {i}", split="test")
+                for i in ids
+                for number in range(1 + len(ids) % 2)
+            ),
+        )
+
+    def write(self, **texts: str) -> None:
+        for name, text in texts.items():
+            (self.videos / f"{name}.mp4").write_text(text, encoding="utf-8")
+
+    def extract_base(self) -> None:
+        extract(dataclasses.replace(self.command, out=self.base), self.listing())
+
+    def run(self, out: Path) -> None:
+        extract(dataclasses.replace(self.command, out=out), self.listing())
+
+
+def _fresh(world: World) -> None:
+    world.write(a="a song", b="broken", c="a cat", d="two dogs", e="rain")
+    world.missing = ("gone",)
+
+
+def _duplicates(world: World) -> None:
+    world.write(a="a song", b="broken", c="a song", d="two dogs", e="rain", f="rain", g="broken")
+
+
+def _retry_failed(world: World) -> None:
+    _fresh(world)
+    world.write(f="broken", g="broken")
+    world.extract_base()
+    world.write(b="a boat", gone="a dog", f="fire")
+    world.command = dataclasses.replace(world.command, redo=RedoRules(failed=("all",)))
+
+
+def _append(world: World) -> None:
+    world.write(a="a song", b="broken", c="a cat", d="two dogs")
+    world.extract_base()
+    world.write(aa="a boat", e="rain", f="two dogs")
+    world.command = dataclasses.replace(world.command, append=True)
+
+
+def _changed(world: World) -> None:
+    _duplicates(world)
+    world.extract_base()
+    world.write(a="another song", d="broken", g="green")
+    world.command = dataclasses.replace(world.command, redo=RedoRules(changed="stat"))
+
+
+def _all_at_once(world: World) -> None:
+    _retry_failed(world)
+    world.write(a="another song", h="rain", i="wind")
+    world.command = dataclasses.replace(
+        world.command, append=True, redo=RedoRules(failed=("all",), changed="stat")
+    )
+
+
+WORLDS: dict[str, Callable[[World], None]] = {
+    "fresh": _fresh,
+    "duplicates": _duplicates,
+    "retry failed": _retry_failed,
+    "append": _append,
+    "changed": _changed,
+    "all at once": _all_at_once,
+}
+
+
+def make_world(name: str, folder: Path) -> World:
+    config = ExtractConfig(
+        out=folder / "nowhere",
+        encoder="plain",
+        engine="local",
+        device="cpu",
+        precision="fp32",
+        sampling=Sampling(num_frames=FRAMES),
+        shard_size=3,
+        batch_videos=2,
+        workers=Workers(num_decoders=1),
+    )
+    world = World(videos=folder / "videos", base=folder / "base", command=config)
+    world.videos.mkdir()
+    WORLDS[name](world)
+    return world
+
+
+# -- what must hold ------------------------------------------------------------------------------
+
+_Row = tuple[object, ...]
+
+
+def readable_rows(folder: Path) -> dict[object, _Row]:
+    """All that a reader can get: of each video its file and its features, of each caption its own."""
+    store = ZarrStore.open(folder)
+    found: dict[object, _Row] = {}
+    for row in np.flatnonzero(store.has_features_N).tolist():
+        clip, source = store.read_clip(row), store.sources[row]
+        arrays = (clip.tokens_TKD, clip.valid_T, clip.pts_seconds_T)
+        identity = (source.size_bytes, source.mtime_ns)
+        found[clip.video_id] = (identity, *(array.tobytes() for array in arrays))
+    for row in np.flatnonzero(store.has_embedding_Q).tolist():
+        embedding = store.read_caption_embeddings(np.array([row]))
+        found[row, store.captions[row]] = (embedding.tobytes(),)
+    return found
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Bytes of all files but those that tell times."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file.parent.name != "receipts"
+        and file.name not in ("store.json", "run.json", ".lock")
+    }
+
+
+@dataclass
+class Expected:
+    """The store of a run that nothing disturbed, and what readers may see on the way there."""
+
+    world: World
+    num_operations: int
+    root_sha256: str
+    files: dict[str, bytes]
+    rows: tuple[dict[object, _Row], dict[object, _Row]]
+    """Before the command and after it."""
+
+    def check_half_done(self, out: Path) -> None:
+        if not (out / HEADER_FILE).exists():
+            assert not self.world.base.exists(), "a store has disappeared"
+            return
+        assert verify(ZarrStore.open(out)).problems == ()
+        before, after = self.rows
+        for key, row in readable_rows(out).items():
+            assert row in (before.get(key), after.get(key)), key
+
+    def check_done(self, out: Path) -> None:
+        store = ZarrStore.open(out)
+        assert (store.root_sha256, verify(store).problems) == (self.root_sha256, ())
+        assert store.counts().pending == 0
+        assert not list(out.rglob("*.partial"))
+        assert written(out) == self.files
+
+
+def undisturbed(world: World, out: Path) -> Expected:
+    before = readable_rows(world.base) if world.base.exists() else {}
+    with put_back(world, out).watched() as disk:
+        world.run(out)
+    return Expected(
+        world=world,
+        num_operations=len(disk.operations),
+        root_sha256=ZarrStore.open(out).root_sha256,
+        files=written(out),
+        rows=(before, readable_rows(out)),
+    )
+
+
+def put_back(world: World, out: Path, **settings: object) -> FaultyDisk:
+    """The store as it was before the command, on a disk with a fault."""
+    shutil.rmtree(out, ignore_errors=True)
+    if world.base.exists():
+        shutil.copytree(world.base, out)
+    return FaultyDisk(out, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def expected_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Expected]:
+    known: dict[str, Expected] = {}
+
+    def expected(name: str) -> Expected:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("world")
+            known[name] = undisturbed(make_world(name, folder), folder / "undisturbed")
+        return known[name]
+
+    return expected
+
+
+def disturb(expected: Expected, out: Path, *, fault: Fault, at: int) -> None:
+    """The command on a disk that fails: it ends with one line that names the store."""
+    disk = put_back(expected.world, out, fault=fault, at=at)
+    with disk.watched():
+        try:
+            expected.world.run(out)
+        except StoreError as error:
+            assert str(out) in str(error) and "\n" not in str(error), error
+        else:  # the lock file's own bytes, or what was to be tidied up, may be lost
+            expected.check_done(out)
+
+
+def cut(expected: Expected, out: Path, *, at: int, remains: Remains) -> None:
+    disk = put_back(expected.world, out, fault="cut", at=at)
+    with disk.watched(), pytest.raises(PowerCutError):
+        expected.world.run(out)
+    disk.restart(remains)
+
+
+# -- tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["full", "read-only", "error"])
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_disk_that_fails_at_any_operation_costs_nothing_that_was_committed(
+    name: str, fault: Fault, expected_of: Callable[[str], Expected], tmp_path: Path
+) -> None:
+    expected, out = expected_of(name), tmp_path / "store"
+    for at in range(1, expected.num_operations + 1):
+        disturb(expected, out, fault=fault, at=at)
+        expected.check_half_done(out)
+        expected.world.run(out)
+        expected.check_done(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remains", ["all", "names", "synced"])
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_power_cut_at_any_operation_costs_nothing_that_was_committed(
+    name: str, remains: Remains, expected_of: Callable[[str], Expected], tmp_path: Path
+) -> None:
+    expected, out = expected_of(name), tmp_path / "store"
+    for at in range(1, expected.num_operations + 1):
+        cut(expected, out, at=at, remains=remains)
+        expected.check_half_done(out)
+        expected.world.run(out)
+        expected.check_done(out)
