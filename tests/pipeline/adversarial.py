@@ -402,7 +402,7 @@ CODECS = (
     Case(name="h264.mp4", make=video(), expects=FIRST_TEN),
     Case(name="hevc.mp4", make=video("libx265", codec_options={"x265-params": "log-level=none"}),
          expects=FIRST_TEN),
-    Case(name="vp8.webm", make=video("libvpx"), expects=FIRST_TEN),
+    Case(name="vp8.webm", make=video("libvpx"), expects=FIRST_TEN, is_slow=True),
     Case(name="vp8_hidden_frames.webm", is_slow=True, expects=list(range(40)),
          make=video("libvpx", num_frames=40,
                     codec_options={"auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M"})),
@@ -501,7 +501,7 @@ STREAMS = (
     Case(name="unknown_codec.avi", expects="unsupported_codec",
          make=patched(video("mjpeg", "yuvj420p"), replaced(b"MJPG", b"ZZZZ"))),
     Case(name="unknown_codec.mkv", expects="unsupported_codec",
-         make=patched(video("libvpx"), replaced(b"V_VP8", b"V_ZZ8"))),
+         make=patched(video(), replaced(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/ZZZ"))),
 )  # fmt: skip
 
 BROKEN = (

@@ -3,6 +3,7 @@
 One decoding process takes all of them, and after each a good video, whose bits never change.
 """
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,11 +102,31 @@ def test_each_file_ends_in_the_state_that_a_user_expects(
     assert again.pts_seconds_T.tobytes() == good_clip.pts_seconds_T.tobytes()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["#EXTM3U\n#EXTINF:10,\n{url}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {url}\n"],
+)
+def test_a_playlist_under_a_video_s_name_reaches_no_server(
+    text: str, decoder: IsolatedDecoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "playlist.mp4"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
+        path.write_text(text.format(url=url), encoding="utf-8")
+        result = decoded(decoder, path)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert isinstance(result, Failure)
+    assert result.reason == "not_a_video"
+
+
 def is_helpful(message: str, path: Path) -> bool:
     """One line that names the file first and the next step last."""
     last = message.rstrip(".").split(". ")[-1].split("; ")[-1]
     has_next_step = last.startswith(WORDS_OF_A_NEXT_STEP)
-    return message.startswith(f"{path}: ") and "\n" not in message and has_next_step
+    names = (f"{path}: ", f"{printable(path)}: ")
+    return message.startswith(names) and "\n" not in message and has_next_step
 
 
 def test_the_table_names_each_file_once() -> None:
@@ -170,6 +191,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_is_unreadable(make_video: MakeVideo) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is root's alone
         folder = Path(name)
