@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
 
 _NUM_RESAMPLES = 60
-_MODEL_ERROR = 0.08  # standard deviation of log(actual / forecast) that resampling can't see
+_MODEL_ERROR = 0.12  # standard deviation of log(actual / forecast) that resampling can't see
 _SEED = 0
 _RAY_VIDEO_SECONDS = 0.01  # a clip's way through the object store, and a task's
 

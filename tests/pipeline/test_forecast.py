@@ -118,6 +118,16 @@ def test_a_probe_leaves_nothing_behind(rows: ListedRows, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("run_here")
+def test_where_every_video_is_missing_only_captions_chunks_are_written(
+    make_rows: Callable[..., ListedRows], tmp_path: Path
+) -> None:
+    work = PendingWork.of(make_rows(5, missing=range(5)), None, shard_size=4)
+    forecast = make_forecast(config_for(tmp_path / "store"), work)
+    assert forecast.output_bytes == 4096 * 4 * 2  # one chunk of rows of width 4 in float16
+    assert (forecast.num_sampled, forecast.num_captions, forecast.num_frames) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("run_here")
 def test_a_disk_without_place_for_one_shard_is_refused_before_any_video_is_decoded(
     rows: ListedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
