@@ -31,6 +31,8 @@ from muse.pipeline.sampling import instants, shown_frames
 from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
 from muse.pipeline.video_file import existing_file, readable_bytes
 
+# Until PyAV 19 a title that is not UTF-8 was an error, unless one said otherwise.
+_ANY_TITLE = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
 """Formats of libav that are texts which name other files."""
 
@@ -287,7 +289,7 @@ def _open_video(path: Path) -> InputContainer:
     av.logging.set_level(None)
     try:
         # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
-        return av.open(str(path.absolute()), metadata_errors="replace")
+        return av.open(str(path.absolute()), **_ANY_TITLE)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
