@@ -248,6 +248,16 @@ def archive(path: Path, make_video: MakeVideo) -> None:
     text.unlink()
 
 
+def playlist(text: bytes) -> Maker:
+    """A text that names the video beside it, under a video's name."""
+
+    def made(path: Path, make_video: MakeVideo) -> None:
+        named = make_video(path.with_suffix(".part.ts"), num_frames=3)
+        path.write_bytes(text % named.name.encode())
+
+    return made
+
+
 def linked(target: str) -> Maker:
     """A symbolic link."""
     return lambda path, make_video: path.symlink_to(target)
@@ -396,7 +406,7 @@ _CENC = {
     "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
     "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
 }
-_PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\ngood.mp4\n#EXT-X-ENDLIST\n"
+_PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n%s\n#EXT-X-ENDLIST\n"
 
 CODECS = (
     Case(name="h264.mp4", make=video(), expects=FIRST_TEN),
@@ -543,8 +553,8 @@ OTHERS = (
          expects="not_a_video"),
     Case(name="subtitles.mp4", make=written(b"1\n00:00:00,000 --> 00:00:01,000\nHello\n"),
          expects="no_video_stream"),
-    Case(name="playlist.mp4", make=written(_PLAYLIST), expects="not_a_video"),
-    Case(name="joined.mp4", make=written(b"ffconcat version 1.0\nfile good.mp4\n"),
+    Case(name="playlist.mp4", make=playlist(_PLAYLIST), expects="not_a_video"),
+    Case(name="joined.mp4", make=playlist(b"ffconcat version 1.0\nfile %s\n"),
          expects="not_a_video"),
     Case(name="archive.zip.mp4", make=archive, expects="not_a_video"),
     Case(name="archive.tar.mp4", make=archive, expects="not_a_video"),
