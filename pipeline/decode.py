@@ -31,8 +31,7 @@ from muse.pipeline.sampling import instants, shown_frames
 from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
 from muse.pipeline.video_file import existing_file, readable_bytes
 
-# Until PyAV 19 a title that is not UTF-8 was an error, unless one said otherwise.
-_ANY_TITLE = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_PYAV = int(av.__version__.partition(".")[0])
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
 """Formats of libav that are texts which name other files."""
 
@@ -128,9 +127,12 @@ def _is_clear(packet: "av.Packet[VideoStream]", path: Path) -> Literal[True]:
     return True
 
 
-def _rate(stream: VideoStream) -> Fraction | int:
-    rates = (stream.average_rate, stream.guessed_rate)
-    return next((rate for rate in rates if rate is not None and rate > 0), 25)
+def _rate(stream: VideoStream) -> Fraction:
+    """Frames a second, as far as the container tells; "unknown" is 0/0 in PyAV 19, else None."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and rate.numerator > 0 and rate.denominator > 0:
+            return Fraction(rate.numerator, rate.denominator)
+    return Fraction(25)
 
 
 def _announced_end(stream: VideoStream) -> int | None:
@@ -289,7 +291,9 @@ def _open_video(path: Path) -> InputContainer:
     av.logging.set_level(None)
     try:
         # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
-        return av.open(str(path.absolute()), **_ANY_TITLE)
+        if _PYAV >= 19:
+            return av.open(str(path.absolute()))
+        return av.open(str(path.absolute()), metadata_errors="replace")
     except MemoryError:
         raise
     except av.error.FFmpegError as error:

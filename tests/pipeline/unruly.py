@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from muse.pipeline.decoder import DecodeTask
     from muse.pipeline.records import Clip, Failure
 
+# NumPy is loaded here after the memory limit is set, and its buffers grow with the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 _kept: list[bytes] = []
 
 
