@@ -7,8 +7,15 @@ import sys
 from typing import get_args
 
 from muse.cli.evaluate import evaluate
-from muse.cli.extract import DatasetFlag, EngineFlag, PrecisionFlag, SamplingFlag, extract
-from muse.cli.flags import ScanFlag
+from muse.cli.extract import (
+    ChangedFlag,
+    DatasetFlag,
+    EngineFlag,
+    PrecisionFlag,
+    SamplingFlag,
+    extract,
+)
+from muse.cli.flags import ScanFlag, ViewFlag
 from muse.cli.train_head import DuplicatesFlag, TrainPrecisionFlag, train_head
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.loss import Duplicates
@@ -16,10 +23,14 @@ from muse.head.model import HeadConfig
 from muse.head.scan.select import ScanBackend
 from muse.head.train import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
+from muse.pipeline.decoder import DecodeLimits
 from muse.pipeline.encoders.base import Precision
 from muse.pipeline.extract import EngineName, ExtractConfig
 from muse.pipeline.header import Sampling, SamplingKind
+from muse.pipeline.redo import FailureLimit, RedoRules
 from muse.pipeline.schedule import Workers
+from muse.pipeline.sources import ChangeTest
+from muse.pipeline.store import TOKEN_VIEWS
 
 
 def _defaults(function: object) -> dict[str, object]:
@@ -41,9 +52,22 @@ def test_defaults_of_extract_are_those_of_its_configs() -> None:
     sampling = _fields(Sampling)
     wanted = {**_fields(ExtractConfig), **_fields(Workers), **sampling}
     wanted["sampling"] = wanted.pop("kind")
-    wanted["decode_timeout"] = wanted.pop("decode_timeout_seconds")
+    wanted["views"] = ",".join(ExtractConfig(out="store").views)
+    wanted["dedup"] = wanted.pop("finds_duplicates")
+    wanted["content_hash"] = wanted.pop("hashes_content")
     for name, value in wanted.items():
         assert flags[name] == value, name
+
+
+def test_defaults_of_extract_s_rules_and_limits_are_those_of_their_configs() -> None:
+    flags, config, limits = _defaults(extract), ExtractConfig(out="store"), DecodeLimits()
+    assert (flags["retry_failed"], flags["changed"]) == (None, None)
+    assert config.redo == RedoRules(failed=(), changed=None)
+    assert FailureLimit.parse(str(flags["max_failures"])) == config.max_failures
+    assert config.workers.limits == limits
+    assert flags["decode_timeout"] == limits.timeout_seconds
+    assert flags["decode_memory"] * 1e9 == limits.memory_bytes  # type: ignore[operator]
+    assert flags["max_duration"] == limits.max_duration_seconds
 
 
 def test_defaults_of_train_head_are_those_of_its_configs() -> None:
@@ -64,6 +88,8 @@ def test_choices_are_their_owners() -> None:
     assert tuple(EngineFlag) == get_args(EngineName)
     assert set(SamplingFlag) == set(get_args(SamplingKind))
     assert tuple(PrecisionFlag) == get_args(Precision)
+    assert set(ChangedFlag) == set(get_args(ChangeTest))
+    assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert set(ScanFlag) == set(get_args(ScanBackend))

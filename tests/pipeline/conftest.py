@@ -241,7 +241,7 @@ def plain_encoder() -> Callable[..., PlainEncoder]:
             grid=2,
             width=DIM,
             num_blocks=2,
-            precision=precision,  # type: ignore[arg-type]
+            precision="fp32" if precision == "auto" else precision,  # type: ignore[arg-type]
             logit_scale=2.5,
             preprocessing=preprocessing,
         )
