@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from muse.pipeline.sealed_json import sealed_bytes, unsealed
 from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 Muse = Callable[..., Outcome]
@@ -94,7 +95,7 @@ def test_bad_videos_are_recorded_and_the_others_extracted(
     captions = _captions(tmp_path / "c.csv", "video,caption\ngood.mp4,x\ntext.mp4,y\ngone.mp4,z\n")
     outcome = extract(folder, "--captions", captions)
     assert outcome.code == 3
-    assert "listed 4 = ok 1 + failed 3 + pending 0" in outcome.out
+    assert "listed 4 = ok 1 + failed 3 + skipped 0;" in outcome.out
     lines = (tmp_path / "store" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
     reasons = {failure["video_id"]: failure["reason"] for failure in map(json.loads, lines)}
     assert reasons == {"cut.mp4": "not_a_video", "gone.mp4": "missing", "text.mp4": "not_a_video"}
@@ -135,9 +136,9 @@ def test_an_unreadable_store(muse: Muse, tmp_path: Path) -> None:
 def test_a_head_for_another_store_names_the_field(muse: Muse, store: Path, tmp_path: Path) -> None:
     flags = ("--epochs", "1", "--batch-size", "4", "--depth", "1", "--device", "cpu")
     assert muse("train-head", store, "--out", tmp_path / "run", *flags).code == 0
-    header = json.loads((store / "store.json").read_text(encoding="utf-8"))
+    header = unsealed((store / "store.json").read_bytes())
     header["sampling"]["kind"] = "uniform"
-    (store / "store.json").write_text(json.dumps(header), encoding="utf-8")
+    (store / "store.json").write_bytes(sealed_bytes(header))
     outcome = muse("evaluate", store, "--head", tmp_path / "run")
     _is_one_line(outcome, "sampling.kind", "'uniform'", "'fps'")
 
@@ -157,7 +158,11 @@ def test_a_split_that_is_not_there_lists_those_that_are(muse: Muse, store: Path)
         (("--num-frames", "0"), ("num_frames 0",)),
         (("--num-decoders", "0"), ("num_decoders 0",)),
         (("--num-encoders", "-1"), ("num_encoders -1",)),
-        (("--decode-timeout", "0"), ("decode_timeout 0",)),
+        (("--decode-timeout", "0"), ("timeout_seconds 0",)),
+        (("--max-duration", "-1"), ("max_duration_seconds -1",)),
+        (("--max-failures", "few"), ("max_failures 'few'", "1%")),
+        (("--retry-failed", "timeout,tired"), ("retry_failed 'tired'", "crashed")),
+        (("--views", "tokens,colour"), ("colour",)),
         (("--sampling", "uniform", "--fps", "2"), ("takes no rate",)),
         (("--fps", "0"), ("fps 0",)),
         (("--shard-size", "0"), ("shard_size 0",)),

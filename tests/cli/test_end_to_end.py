@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from muse.cli.search import print_answers
+from muse.pipeline.storage_names import LOCK_FILE
+from muse.pipeline.store_zarr import ZarrStore
 from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 Muse = Callable[..., Outcome]
@@ -23,13 +25,17 @@ def _extract(
     return muse("extract", videos, *flags, *more)
 
 
-def _bytes_that_count(store: Path) -> dict[str, str]:
-    """SHA-256 by path of all that does not tell of a run."""
-    return {
+def _content(store: Path) -> tuple[str, dict[str, str]]:
+    """The root, and the SHA-256 by path of all arrays; receipts tell seconds of a run."""
+    files = sorted(file for file in (store / "features.zarr").rglob("*") if file.is_file())
+    return ZarrStore.open(store).root_sha256, {
         str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and file.name not in ("run.json", "stats.jsonl")
+        for file in files
     }
+
+
+def _times(store: Path) -> dict[Path, int]:
+    return {f: f.stat().st_mtime_ns for f in store.rglob("*") if f.name != LOCK_FILE}
 
 
 def test_extract_train_evaluate_and_search_give_numbers(
@@ -73,12 +79,12 @@ def test_numbers_on_the_training_split_carry_a_remark(
 def test_a_second_run_does_nothing_and_says_so(
     muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path, tmp_path: Path
 ) -> None:
-    before = {file: file.stat().st_mtime_ns for file in store.rglob("*")}
+    before = _times(store)
     outcome = _extract(muse, corpus, tiny_clip_folder, store, "--engine", "local")
     assert outcome.code == 0
     assert "Nothing to do" in outcome.out
-    assert "listed 6 = ok 6 + failed 0 + pending 0" in outcome.out
-    assert {file: file.stat().st_mtime_ns for file in store.rglob("*")} == before
+    assert "listed 6 = ok 6 + failed 0 + skipped 0;" in outcome.out
+    assert _times(store) == before
 
     muse("train-head", store, "--out", tmp_path / "run", *TRAIN)
     assert "Nothing to do" in muse("train-head", store, "--out", tmp_path / "run", *TRAIN).out
@@ -88,11 +94,11 @@ def test_a_second_run_does_nothing_and_says_so(
 def test_a_lost_receipt_brings_the_same_bytes_back(
     muse: Muse, store: Path, corpus: tuple[Path, Path], tiny_clip_folder: Path
 ) -> None:
-    before = _bytes_that_count(store)
-    (store / "receipts" / "videos-00001.json").unlink()
+    before = _content(store)
+    (store / "receipts" / "videos-000001.json").unlink()
     outcome = _extract(muse, corpus, tiny_clip_folder, store, "--engine", "local")
     assert outcome.code == 0
-    assert _bytes_that_count(store) == before
+    assert _content(store) == before
 
 
 @pytest.mark.slow
@@ -103,7 +109,7 @@ def test_ray_and_local_write_the_same_bytes(
         muse, corpus, tiny_clip_folder, tmp_path / "ray", "--engine", "ray", "--num-decoders", "2"
     )
     assert outcome.code == 0, outcome.err
-    assert _bytes_that_count(tmp_path / "ray") == _bytes_that_count(store)
+    assert _content(tmp_path / "ray") == _content(store)
 
 
 @pytest.mark.slow
@@ -121,7 +127,7 @@ def test_json_lines_tell_start_and_end(
 
 def test_store_info_names_encoder_splits_and_counts(muse: Muse, store: Path) -> None:
     text = muse("store", "info", store).out
-    assert "listed 6 = ok 6 + failed 0 + pending 0" in text
+    assert "listed 6 = ok 6 + failed 0 + skipped 0 + pending 0" in text
     assert "test 4, train 8" in text
     content = json.loads(muse("store", "info", store, "--json").out)
     assert content["header"]["sampling"] == {"kind": "fps", "num_frames": 3, "fps": 1.0}

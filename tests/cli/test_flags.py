@@ -7,8 +7,15 @@ import sys
 from typing import get_args
 
 from muse.cli.evaluate import evaluate
-from muse.cli.extract import DatasetFlag, EngineFlag, PrecisionFlag, SamplingFlag, extract
-from muse.cli.flags import ScanFlag
+from muse.cli.extract import (
+    ChangedFlag,
+    DatasetFlag,
+    EngineFlag,
+    PrecisionFlag,
+    SamplingFlag,
+    extract,
+)
+from muse.cli.flags import ScanFlag, ViewFlag
 from muse.cli.train_head import DuplicatesFlag, TrainPrecisionFlag, train_head
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.loss import Duplicates
@@ -22,6 +29,8 @@ from muse.pipeline.extract import EngineName, ExtractConfig
 from muse.pipeline.header import Sampling, SamplingKind
 from muse.pipeline.redo import FailureLimit, RedoRules
 from muse.pipeline.schedule import Workers
+from muse.pipeline.sources import ChangeTest
+from muse.pipeline.store import TOKEN_VIEWS
 
 
 def _defaults(function: object) -> dict[str, object]:
@@ -41,22 +50,24 @@ def _fields(config: type) -> dict[str, object]:
 def test_defaults_of_extract_are_those_of_its_configs() -> None:
     flags = _defaults(extract)
     sampling = _fields(Sampling)
-    wanted = {**_fields(ExtractConfig), **_fields(Workers), **_fields(DecodeLimits), **sampling}
-    for flag, field in (
-        ("sampling", "kind"),
-        ("dedup", "finds_duplicates"),
-        ("content_hash", "hashes_content"),
-        ("decode_timeout", "timeout_seconds"),
-        ("max_duration", "max_duration_seconds"),
-    ):
-        wanted[flag] = wanted.pop(field)
+    wanted = {**_fields(ExtractConfig), **_fields(Workers), **sampling}
+    wanted["sampling"] = wanted.pop("kind")
     wanted["views"] = ",".join(ExtractConfig(out="store").views)
-    wanted["decode_memory"] = wanted.pop("memory_bytes") / 1e9  # type: ignore[operator]
+    wanted["dedup"] = wanted.pop("finds_duplicates")
+    wanted["content_hash"] = wanted.pop("hashes_content")
     for name, value in wanted.items():
         assert flags[name] == value, name
-    assert FailureLimit.parse(str(flags["max_failures"])) == FailureLimit()
+
+
+def test_defaults_of_extract_s_rules_and_limits_are_those_of_their_configs() -> None:
+    flags, config, limits = _defaults(extract), ExtractConfig(out="store"), DecodeLimits()
     assert (flags["retry_failed"], flags["changed"]) == (None, None)
-    assert RedoRules() == RedoRules(failed=(), changed=None)
+    assert config.redo == RedoRules(failed=(), changed=None)
+    assert FailureLimit.parse(str(flags["max_failures"])) == config.max_failures
+    assert config.workers.limits == limits
+    assert flags["decode_timeout"] == limits.timeout_seconds
+    assert flags["decode_memory"] * 1e9 == limits.memory_bytes  # type: ignore[operator]
+    assert flags["max_duration"] == limits.max_duration_seconds
 
 
 def test_defaults_of_train_head_are_those_of_its_configs() -> None:
@@ -77,6 +88,8 @@ def test_choices_are_their_owners() -> None:
     assert tuple(EngineFlag) == get_args(EngineName)
     assert set(SamplingFlag) == set(get_args(SamplingKind))
     assert tuple(PrecisionFlag) == get_args(Precision)
+    assert set(ChangedFlag) == set(get_args(ChangeTest))
+    assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert set(ScanFlag) == set(get_args(ScanBackend))

@@ -28,6 +28,9 @@ def make_run(run: Path) -> tuple[RunConfig, RetrievalHead]:
         head=HEAD,
         train={"lr": 0.5},
         store=make_store(num_videos=2).header,
+        view="tokens",
+        root_sha256="ab",
+        timestamps_sha256="cd",
         num_videos=2,
         num_captions=4,
         ran_on={"device": "cpu"},
@@ -69,6 +72,15 @@ def test_store_of_other_features_is_refused_by_the_field(tmp_path: Path) -> None
     make_run(tmp_path / "run")
     with pytest.raises(IncompatibleStoreError, match=r"sampling\.num_frames is 5, but 4"):
         load_head(tmp_path / "run", other_frames(make_store(num_videos=2)))
+
+
+def test_store_that_reads_another_view_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    store = make_store(num_videos=2)
+    store.token_view = "int8"
+    with pytest.raises(IncompatibleStoreError, match=r"view is 'int8', .* trained on 'tokens'"):
+        load_head(tmp_path / "run", store)
+    load_head(tmp_path / "run", store, any_view=True)
 
 
 def test_missing_folder_says_how_to_make_one(tmp_path: Path) -> None:

@@ -141,8 +141,26 @@ def test_run_of_another_store_is_refused_by_the_field_that_differs(tmp_path: Pat
     with pytest.raises(IncompatibleStoreError, match=r"sampling\.num_frames is 5, but 4"):
         train(other_frames(store), tmp_path / "run", head=HEAD, config=CONFIG)
     listing = dataclasses.replace(store.header, listing_sha256="other")
-    with pytest.raises(IncompatibleStoreError, match="listing_sha256 differs"):
+    with pytest.raises(IncompatibleStoreError, match=r"listing_sha256 is 'other', but was '6-12'"):
         train(with_header(store, listing), tmp_path / "run", head=HEAD, config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        ("root_sha256", "root_sha256"),
+        ("timestamps_sha256", "timestamps_sha256"),
+        ("token_view", "view"),
+    ],
+)
+def test_run_of_a_store_with_other_content_is_refused_by_what_differs(
+    tmp_path: Path, state: str, named: str
+) -> None:
+    store = make_store(num_videos=6)
+    train(store, tmp_path / "run", head=HEAD, config=CONFIG)
+    setattr(store, state, "other")
+    with pytest.raises(IncompatibleStoreError, match=rf": {named} is 'other', but was"):
+        train(store, tmp_path / "run", head=HEAD, config=CONFIG)
 
 
 def test_store_that_has_grown_since_is_refused(tmp_path: Path) -> None:

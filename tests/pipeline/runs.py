@@ -1,12 +1,13 @@
 """Runs of `extract` over files of one word, in this process and in milliseconds."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoder import DecodeTask
@@ -16,6 +17,12 @@ from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing
 from muse.pipeline.schedule import Workers
 from muse.pipeline.sources import source_of
 from muse.pipeline.store_zarr import ZarrStore
+
+
+def few_of(values: Iterable[int]) -> list[Any]:
+    """Test parameters of which every fourth is quick to be run at every save, the others slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(v, marks=() if v % 4 == 3 else slow) for v in values]
 
 
 @dataclass

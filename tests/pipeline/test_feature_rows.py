@@ -42,7 +42,12 @@ def test_a_row_is_read_as_it_was_written_under_the_name_that_it_is_given(
 def test_tokens_of_a_row_are_those_that_were_written(
     rows: FeatureRows, make_features: MakeFeatures
 ) -> None:
-    np.testing.assert_array_equal(rows.tokens(0), make_features(0).arrays["tokens"])
+    np.testing.assert_array_equal(rows.tokens(0, view="tokens"), make_features(0).arrays["tokens"])
+
+
+def test_a_view_without_tokens_is_refused_with_those_there_are(rows: FeatureRows) -> None:
+    with pytest.raises(StoreError, match=r"no tokens in it, only the views tokens"):
+        rows.tokens(0, view="pooled")
 
 
 def test_captions_come_in_the_order_asked_for(rows: FeatureRows) -> None:
