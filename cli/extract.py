@@ -11,6 +11,7 @@ from muse.cli.flags import DeviceOption
 from muse.errors import UsageError
 
 if TYPE_CHECKING:
+    from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.records import Listing
 
 EXIT_SOME_FAILED = 3
@@ -136,11 +137,18 @@ def extract(
     max_duration: Annotated[
         float | None, typer.Option(help="Seconds; longer videos are skipped, and listed as such.")
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Only say what the run will take: probe some videos, write nothing."
+        ),
+    ] = False,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on stdout.")
     ] = False,
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
+    from muse.cli.forecast import RunForecast
     from muse.cli.progress import ExtractReporter, interruptible
     from muse.pipeline.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
@@ -181,12 +189,34 @@ def extract(
         ),
     )
     listing = _listing(folder, captions, dataset, root, split)
+    if plan:
+        _plan(config, listing, as_json=json_lines)
+        return
+    forecast = RunForecast(config)
     with interruptible(), ExtractReporter(json_lines=json_lines) as reporter:
         reporter.start(listing)
         summary = run_extract(config, listing, on_progress=reporter.update)
     reporter.finish(summary, out)
+    if not json_lines:
+        forecast.compare(summary)
     if summary.counts.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _plan(config: "ExtractConfig", listing: "Listing", *, as_json: bool) -> None:
+    """Prints what the run will take, and keeps it for a comparison afterwards."""
+    from muse.cli.forecast import print_forecast
+    from muse.cli.report import print_progress
+    from muse.pipeline.forecast import forecast_run
+    from muse.pipeline.forecast_record import keep_forecast
+    from muse.pipeline.storage import open_storage
+    from muse.pipeline.store_size import require_space
+
+    forecast = forecast_run(config, listing, on_progress=print_progress)
+    storage = open_storage(config.out)
+    print_forecast(forecast, as_json=as_json)
+    require_space(forecast.needed_bytes, forecast.free_bytes, storage.location)
+    keep_forecast(storage, forecast)
 
 
 def _listing(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from muse.cli.report import duration_text, print_json_line, print_line, print_note, size_text
 
 if TYPE_CHECKING:
+    from muse.pipeline.extract import ExtractConfig, ExtractSummary
     from muse.pipeline.forecast_record import Forecast
 
 _BUSY_BELOW = 0.8  # CPU seconds a second of decoding
@@ -40,6 +41,36 @@ def comparison(
     expected, fewest, most = forecast.num_failures
     lines["failures"] = f"forecast {expected:.0f} ({fewest:.0f} to {most:.0f}), found {num_failed}"
     return [f"{name:<12} {value}" for name, value in lines.items()]
+
+
+class RunForecast:
+    """The forecast that was kept for a run, if there is one, beside what the run then takes."""
+
+    def __init__(self, config: "ExtractConfig") -> None:
+        from muse.pipeline.forecast_record import kept_forecast
+        from muse.pipeline.storage import open_storage
+
+        self._storage = open_storage(config.out)
+        self._forecast = kept_forecast(self._storage)
+        self._bytes_before = self._array_bytes() if self._forecast else 0
+
+    def compare(self, summary: "ExtractSummary") -> None:
+        """Prints both; nothing where the forecast was about another run, such as an earlier one."""
+        forecast = self._forecast
+        if forecast is None or forecast.num_videos != summary.num_new_videos:
+            return
+        lines = comparison(
+            forecast,
+            seconds=summary.elapsed_seconds,
+            array_bytes=self._array_bytes() - self._bytes_before,
+            num_failed=summary.num_new_failures - forecast.num_missing,
+        )
+        for line in lines:
+            print_line(line)
+
+    def _array_bytes(self) -> int:
+        names = self._storage.list("features.zarr")
+        return sum(self._storage.size(n) or 0 for n in names if not n.endswith("zarr.json"))
 
 
 def _time(forecast: "Forecast", seconds: float) -> str:

@@ -124,6 +124,7 @@ class ExtractReporter:
                     "event": "done",
                     **event,
                     "new": summary.num_new_videos,
+                    "new_failures": summary.num_new_failures,
                     "seconds": seconds,
                     "store": str(out),
                 }

@@ -8,6 +8,7 @@ from muse.cli.flags import StoreArgument
 
 if TYPE_CHECKING:
     from muse.pipeline.diff import StoreDiff
+    from muse.pipeline.store_zarr import ZarrStore
     from muse.pipeline.verify import VerifyReport
 
 EXIT_DIFFERENT = 1
@@ -24,11 +25,10 @@ def verify(
 ) -> None:
     """Re-read every file of a store and compare it with what was written."""
     from muse.cli.report import print_json_line, print_line, print_note
-    from muse.pipeline.store_zarr import ZarrStore
     from muse.pipeline.verify import repair as run_repair
     from muse.pipeline.verify import verify as run_verify
 
-    opened = ZarrStore.open(store)
+    opened = _zarr_store(store)
     report = run_verify(opened)
     if as_json:
         print_json_line(_report_json(report))
@@ -40,6 +40,21 @@ def verify(
         print_note(f"{num_shards} shards withdrawn: `muse extract` writes them again.")
     elif report.problems:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _zarr_store(store: str) -> "ZarrStore":
+    """The store that extraction wrote; an exported file carries no hashes of its rows."""
+    from muse.errors import StoreError
+    from muse.pipeline.store import open_raw_store
+    from muse.pipeline.store_zarr import ZarrStore
+
+    opened = open_raw_store(store)
+    if not isinstance(opened, ZarrStore):
+        raise StoreError(
+            f"{store}: an exported file has no hashes of its rows. Compare it with its store: "
+            f"`muse store diff STORE {store}`."
+        )
+    return opened
 
 
 def diff(

@@ -5,8 +5,8 @@ many videos, and threads inside one of them buy nothing per CPU-second. Knows no
 beyond a function that crops a frame, and of failures only that they are a `DecodeError`.
 """
 
-import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -22,14 +22,17 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
+from muse.pipeline.announced_size import announced_end
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
-from muse.pipeline.matroska import announced_end
 from muse.pipeline.picture import upright, without_far_ends
-from muse.pipeline.records import Clip, VideoRef
+from muse.pipeline.records import Clip, FailureReason, VideoRef
 from muse.pipeline.sampling import instants, shown_frames
 from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
+from muse.pipeline.video_file import existing_file, readable_bytes
 
+# Until PyAV 19 a title that is not UTF-8 was an error, unless one said otherwise.
+_ANY_TITLE = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
 """Formats of libav that are texts which name other files."""
 
@@ -52,7 +55,7 @@ def decode_clip(
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
     """
-    path = _existing_file(video)
+    path = existing_file(video)
     timeline = read_timeline(path)
     _require_at_most(max_duration_seconds, timeline, path)
     try:
@@ -112,7 +115,7 @@ def read_timeline(path: Path) -> Timeline:
                 f"{len(packets)}. The file is truncated; replace it.",
                 reason="truncated",
             )
-        _require_whole_matroska(path, container, stream, timeline)
+        _require_whole(path, container, stream, timeline)
         return timeline
 
 
@@ -134,21 +137,28 @@ def _announced_end(stream: VideoStream) -> int | None:
     return None if stream.duration is None else (stream.start_time or 0) + stream.duration
 
 
-def _require_whole_matroska(
+def _require_whole(
     path: Path, container: InputContainer, stream: VideoStream, timeline: Timeline
 ) -> None:
-    """Refuses a file that lacks bytes and with them frames; a lost index at its end is no harm."""
-    end, size = announced_end(path), _size_bytes(path)
-    if end is None or size >= end or container.duration is None:
+    end, size = announced_end(path), readable_bytes(path) or 0
+    if end is None or size >= end or _lost_its_index_only(container, stream, timeline):
         return
+    raise DecodeError(
+        f"{path}: the container announces {end} bytes and the file has {size}. "
+        "The file is truncated; replace it.",
+        reason="truncated",
+    )
+
+
+def _lost_its_index_only(
+    container: InputContainer, stream: VideoStream, timeline: Timeline
+) -> bool:
+    """True if a Matroska file shows all the seconds that it announces: its end is no frames."""
+    if container.duration is None or not container.format.name.startswith("matroska"):
+        return False
     start_seconds = (stream.start_time or 0) * float(stream.time_base or 0)
     lost_seconds = container.duration / av.time_base - start_seconds - timeline.duration_seconds
-    if lost_seconds > 0.5 / float(_rate(stream)):
-        raise DecodeError(
-            f"{path}: the container announces {end} bytes and the file has {size}; the last "
-            f"{lost_seconds:.1f} s are lost. The file is truncated; replace it.",
-            reason="truncated",
-        )
+    return lost_seconds <= 0.5 / float(_rate(stream))
 
 
 def _wanted_frames(
@@ -231,57 +241,47 @@ def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
         stream = _video_stream(container, path)
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
-        try:
+        with _refusing(f"{path}: decoding stopped", reason="corrupt"):
             for packet in container.demux(stream):
                 yield from packet.decode()
-        except MemoryError:
-            raise  # libav's is one too; what it means is decided where the limit is known
-        except av.error.FFmpegError as error:
-            raise DecodeError(
-                f"{path}: decoding stopped: {_words_of(error)}. The file may be damaged or "
-                "truncated; replace it.",
-                reason="corrupt",
-            ) from error
 
 
 def _packets(
     container: InputContainer, stream: VideoStream, path: Path
 ) -> Iterator["av.Packet[VideoStream]"]:
     try:
-        for packet in container.demux(stream):
-            if packet.size:
-                yield packet
+        with _refusing(f"{path}: reading stopped", reason="truncated"):
+            for packet in container.demux(stream):
+                if packet.size:
+                    yield packet
     except MemoryError:
-        raise
+        if not _has_memory_for(readable_bytes(path) or 0):
+            raise
+        raise DecodeError(
+            f"{path}: a packet claims to be larger than the file. The file is damaged; replace it.",
+            reason="corrupt",
+        ) from None
+
+
+def _has_memory_for(size_bytes: int) -> bool:
+    try:
+        np.empty(size_bytes, dtype=np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
+@contextmanager
+def _refusing(what: str, *, reason: FailureReason) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise  # libav's is one too; what it means is decided where the limit is known
     except av.error.FFmpegError as error:
         raise DecodeError(
-            f"{path}: reading stopped: {_words_of(error)}. The file may be truncated; replace it.",
-            reason="truncated",
+            f"{what}: {_words_of(error)}. The file may be damaged or truncated; replace it.",
+            reason=reason,
         ) from error
-
-
-def _existing_file(video: VideoRef) -> Path:
-    try:
-        mode = video.path.stat().st_mode if video.path is not None else None
-    except (FileNotFoundError, NotADirectoryError):
-        mode = None
-    except OSError as error:
-        raise DecodeError(
-            f"{video.path}: can't be reached: {error.strerror}. Make it readable for the user "
-            "that runs this, or replace it.",
-            reason="unreadable",
-        ) from error
-    if video.path is None or mode is None:
-        raise DecodeError(
-            f"{video.path or video.video_id}: no such file. Put it there, or remove it from the "
-            "listing.",
-            reason="missing",
-        )
-    if not stat.S_ISREG(mode):
-        raise DecodeError(
-            f"{video.path}: not a regular file. Replace it by a video.", reason="unreadable"
-        )
-    return video.path
 
 
 def _open_video(path: Path) -> InputContainer:
@@ -289,25 +289,22 @@ def _open_video(path: Path) -> InputContainer:
     av.logging.set_level(None)
     try:
         # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
-        return av.open(str(path.absolute()), metadata_errors="replace")
+        return av.open(str(path.absolute()), **_ANY_TITLE)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
+        size = readable_bytes(path)
+        if size is None:
+            raise DecodeError(
+                f"{path}: can't be opened: {_words_of(error)}. Make it readable for the user that "
+                "runs this, or replace it.",
+                reason="unreadable",
+            ) from error
         raise DecodeError(
-            f"{path}: can't be opened as a video: {_words_of(error)} "
-            f"({_size_bytes(path)} bytes). Replace the file.",
-            reason="not_a_video" if _is_readable(path) else "unreadable",
+            f"{path}: can't be opened as a video: {_words_of(error)} ({size} bytes). "
+            "Replace the file.",
+            reason="not_a_video",
         ) from error
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether we can read it: libav also says "Input/output error" of a file that is cut off."""
-    try:
-        with path.open("rb") as stream:
-            stream.read(1)
-    except OSError:
-        return False
-    return True
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -343,7 +340,3 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
 
 def _words_of(error: av.error.FFmpegError) -> str:
     return error.strerror or str(error)
-
-
-def _size_bytes(path: Path) -> int:
-    return path.stat().st_size

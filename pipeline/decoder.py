@@ -25,6 +25,7 @@ from muse.pipeline.records import Clip, Failure, SourceFile, VideoRef, printable
 from muse.pipeline.sources import source_of
 
 MIN_MEMORY_BYTES = 64_000_000  # a frame of 4K and its references
+_HIDES_WANT_OF_MEMORY = frozenset({"corrupt", "truncated", "zero_frames", "crashed"})
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
@@ -130,7 +131,7 @@ class IsolatedDecoder:
             return decode_failure(task.video, reason="missing", message=message)
         task = dataclasses.replace(task, max_duration_seconds=self._limits.max_duration_seconds)
         try:
-            return self._attempt(task)
+            return self._explained(self._attempt(task))
         except (ProcessTimedOutError, ProcessDiedError) as error:
             reason, words = self._reason_of(error)
             return decode_failure(task.video, reason=reason, message=f"{task.video.path}: {words}")
@@ -138,6 +139,22 @@ class IsolatedDecoder:
     def close(self) -> None:
         """Ends the child process, and that of a call in another thread."""
         self._attempt.close()
+
+    def _explained(self, clip: Clip | Failure) -> Clip | Failure:
+        """A failure near the limit of memory is one for want of memory.
+
+        libav's decoder of H.264 drops a frame that it has no memory for, and then says that the
+        data are invalid.
+        """
+        if isinstance(clip, Clip) or clip.reason not in _HIDES_WANT_OF_MEMORY:
+            return clip
+        if not self._attempt.is_near_limit or self._limits.memory_bytes is None:
+            return clip
+        words = (
+            f"{clip.message} It had taken over half of the {self._limits.memory_bytes / 1e9:g} GB "
+            "that it may: raise --decode-memory first."
+        )
+        return dataclasses.replace(clip, reason="out_of_memory", message=words)
 
     def _reason_of(self, error: ProcessTimedOutError | ProcessDiedError) -> tuple[str, str]:
         """(reason, words)."""

@@ -18,13 +18,14 @@ from typing import Literal
 from muse.errors import TooManyFailuresError, UsageError
 from muse.pipeline.encoders.base import Precision
 from muse.pipeline.golden import require_same_golden
-from muse.pipeline.header import Sampling, require_same_encoder
+from muse.pipeline.header import EncoderInfo, Sampling, require_same_encoder
 from muse.pipeline.listing import (
     ListedRows,
     rows_of_continued_store,
     rows_of_new_store,
     sorted_listing,
 )
+from muse.pipeline.pending_work import PendingWork
 from muse.pipeline.plan import (
     header_of,
     pending_caption_shards,
@@ -41,6 +42,7 @@ from muse.pipeline.schedule import Engine, LocalEngine, Tick, Workers, available
 from muse.pipeline.shards import EncoderSetting
 from muse.pipeline.storage import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
+from muse.pipeline.store_size import StoreShape, other_bytes, require_space, store_bytes
 from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
 
@@ -99,6 +101,8 @@ class ExtractSummary:
     counts: StoreCounts
     num_new_videos: int
     """Committed by this run, failed ones included."""
+    num_new_failures: int
+    """Of these, failed or missing."""
     was_complete: bool
     """True if there was nothing to do."""
     elapsed_seconds: float
@@ -124,18 +128,19 @@ def extract(
     listing = sorted_listing(listing)
     with _only_writer(config.out) as (storage, lock):
         rows = _agreed_rows(config, listing, storage)
-        num_new, has_work = 0, _has_work(storage, rows)
+        num_new, num_failed, has_work = 0, 0, _has_work(storage, rows)
         with _failures_listed(storage):  # also of a run that was cut off after its last shard
             if has_work:
                 with _engine(config) as engine:
                     _bring_up(config, rows, storage, engine)
                     for progress in _run(config, rows, storage, lock, engine):
-                        num_new = progress.num_committed
+                        num_new, num_failed = progress.num_committed, progress.num_failed
                         on_progress(progress)
         store = ZarrStore.open(storage.location)
     return ExtractSummary(
         counts=store.counts(),
         num_new_videos=num_new,
+        num_new_failures=num_failed,
         was_complete=not has_work,
         elapsed_seconds=time.perf_counter() - started,
     )
@@ -168,9 +173,31 @@ def _failures_listed(storage: Storage) -> Iterator[None]:
 
 def _agreed_rows(config: ExtractConfig, listing: Listing, storage: Storage) -> ListedRows:
     """The rows of this run; what is to be done again is pending in the store from here on."""
-    if storage.size(HEADER_FILE) is None:
+    store = existing_store(storage)
+    rows = rows_of_run(config, listing, store)
+    if store is not None:
+        reopen_rows(store, rows, config.redo)
+    return rows
+
+
+def existing_store(storage: Storage) -> ZarrStore | None:
+    """The store that a run goes on with, or None if it makes a new one."""
+    return ZarrStore.open(storage.location) if storage.size(HEADER_FILE) is not None else None
+
+
+def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None) -> ListedRows:
+    """The rows of a run; nothing is written.
+
+    Args:
+        config: Of the run.
+        listing: Of `sorted_listing`.
+        store: Of `existing_store`.
+
+    Raises:
+        IncompatibleStoreError: If the store was made with other settings or for another listing.
+    """
+    if store is None:
         return rows_of_new_store(listing, finds_duplicates=config.finds_duplicates)
-    store = ZarrStore.open(storage.location)
     require_same_settings(
         store,
         encoder_spec=config.encoder,
@@ -179,18 +206,14 @@ def _agreed_rows(config: ExtractConfig, listing: Listing, storage: Storage) -> L
         batch_videos=config.batch_videos,
         views=config.views,
     )
-    rows = rows_of_continued_store(
+    return rows_of_continued_store(
         store, listing, append=config.append, finds_duplicates=config.finds_duplicates
     )
-    reopen_rows(store, rows, config.redo)
-    return rows
 
 
 def _has_work(storage: Storage, rows: ListedRows) -> bool:
-    if storage.size(HEADER_FILE) is None:
-        return True
-    store = ZarrStore.open(storage.location)
-    if not store.header.files:  # its growth was cut off
+    store = existing_store(storage)
+    if store is None or not store.header.files:  # its growth was cut off
         return True
     return bool(pending_video_shards(store, rows) or pending_caption_shards(store, rows))
 
@@ -198,6 +221,7 @@ def _has_work(storage: Storage, rows: ListedRows) -> bool:
 def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine: Engine) -> None:
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
+    _require_space(config, rows, storage, info)
     header = header_of(
         rows,
         encoder=info,
@@ -218,6 +242,19 @@ def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine:
     if header.listing_sha256 != found.listing_sha256 or not found.files:
         kept = dataclasses.replace(header, golden=found.golden, versions=found.versions)
         writer.describe(kept, rows)
+
+
+def _require_space(
+    config: ExtractConfig, rows: ListedRows, storage: Storage, encoder: EncoderInfo
+) -> None:
+    """Nothing, if the disk can hold what is still to be written, should every video decode."""
+    work = PendingWork.of(rows, existing_store(storage), shard_size=config.shard_size)
+    shape = StoreShape.of(
+        encoder, views=config.views, sampling=config.sampling, shard_size=config.shard_size
+    )
+    arrays = sum(store_bytes(shape, work.videos, work.captions).values())
+    needed = arrays + other_bytes(work.videos, work.captions)
+    require_space(needed, storage.free_bytes(), storage.location)
 
 
 @contextmanager

@@ -17,22 +17,45 @@ import numpy as np
 from muse.pipeline.forecast_record import INTERVAL, Forecast, Stage, wilson_interval
 from muse.pipeline.forecast_text import binding_sentence
 from muse.pipeline.header import EncoderInfo
+from muse.pipeline.listing import sorted_listing
 from muse.pipeline.pending_work import PendingWork, Population, VideoTimes
 from muse.pipeline.probe import Probe, probe_run
 from muse.pipeline.probe_store import scratch_location
+from muse.pipeline.records import Listing
+from muse.pipeline.redo import reopened_receipts
 from muse.pipeline.run_model import Pace, ShardWork, run_seconds, without_stage
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.storage import open_storage
 from muse.pipeline.store_size import StoreShape, other_bytes, require_space, store_bytes
-from muse.pipeline.views import arrays_of
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
 
 _NUM_RESAMPLES = 60
-_MODEL_ERROR = 0.08  # standard deviation of log(actual / forecast) that resampling can't see
+_MODEL_ERROR = 0.12  # standard deviation of log(actual / forecast) that resampling can't see
 _SEED = 0
 _RAY_VIDEO_SECONDS = 0.01  # a clip's way through the object store, and a task's
+
+
+def forecast_run(
+    config: "ExtractConfig",
+    listing: Listing,
+    *,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> Forecast:
+    """What `muse.pipeline.extract.extract` will take with the same arguments; changes no store.
+
+    Raises:
+        MuseError: As `extract` would before its first video.
+    """
+    from muse.pipeline.extract import existing_store, rows_of_run  # it is above this module
+
+    store = existing_store(open_storage(config.out))
+    rows = rows_of_run(config, sorted_listing(listing), store)
+    if store is not None:
+        store = store.with_receipts(reopened_receipts(store, rows, config.redo))
+    work = PendingWork.of(rows, store, shard_size=config.shard_size)
+    return make_forecast(config, work, on_progress=on_progress)
 
 
 def make_forecast(
@@ -144,12 +167,8 @@ def forecast_of(
 
 def shape_of(config: "ExtractConfig", encoder: EncoderInfo) -> StoreShape:
     """Of the store that a run will write."""
-    frames = config.sampling.num_frames
-    return StoreShape(
-        arrays=tuple(arrays_of(config.views, encoder, frames)),
-        shard_size=config.shard_size,
-        num_frames=frames,
-        dim=encoder.dim,
+    return StoreShape.of(
+        encoder, views=config.views, sampling=config.sampling, shard_size=config.shard_size
     )
 
 

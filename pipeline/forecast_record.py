@@ -7,13 +7,15 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from muse.errors import StoreError
+from muse.pipeline.sealed_json import json_bytes
+from muse.pipeline.storage import Storage
+from muse.pipeline.store import FORECAST_FILE
+from muse.pipeline.store_writer import writing
 
 Stage = Literal["decode", "encode", "write", "captions"]
-FORECAST_FILE = "forecast.json"
 INTERVAL = 0.8  # of the runs end within it
 
 
@@ -100,19 +102,27 @@ def forecast_from_json(content: object, *, source: str) -> Forecast:
         ) from error
 
 
-def read_forecast(path: Path) -> Forecast | None:
-    """The forecast in a file; None if there is none.
+def keep_forecast(storage: Storage, forecast: Forecast) -> None:
+    """Puts a forecast where the run that it is about will find it."""
+    with writing(storage.location):
+        storage.create()
+        storage.write(FORECAST_FILE, json_bytes(forecast.as_json()))
+
+
+def kept_forecast(storage: Storage) -> Forecast | None:
+    """The forecast that `keep_forecast` wrote; None if there is none.
 
     Raises:
         StoreError: If it is something else.
     """
+    source = f"{storage.location}/{FORECAST_FILE}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(storage.read(FORECAST_FILE))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: can't be read ({error}). Remove it.") from error
-    return forecast_from_json(content, source=str(path))
+        raise StoreError(f"{source}: can't be read ({error}). Remove it.") from error
+    return forecast_from_json(content, source=source)
 
 
 def wilson_interval(share: float, num_tries: int, *, z: float = 1.96) -> tuple[float, float]:

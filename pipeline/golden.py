@@ -22,8 +22,10 @@ CLIP = Path(__file__).with_name("golden.mp4")
 CAPTION = "A yellow bar moves over a red disc with white rings, beside 2 blue checkerboards!"
 PARTS = ("class_token", "mean_patch", "text")
 
-# Relative distance of two golden vectors, see docs/lab/LOG.md for what was measured.
-_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 2e-2}
+# Relative distance of two golden vectors. Between two CPUs and an H100 it was at most 7.6e-4 in
+# fp32, 2e-3 in fp16 and 1.6e-2 in bf16; a bilinear resize moves one by 3e-2, no antialias by 7e-2,
+# another colour range by 2e-2 (docs/lab/LOG.md).
+_TOLERANCE = {"fp32": 1.5e-3, "fp16": 5e-3, "bf16": 2e-2}
 
 
 def measure_golden(encoder: Encoder) -> Golden:

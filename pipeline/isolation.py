@@ -77,6 +77,11 @@ class IsolatedFunction(Generic[Item, Result]):
                         raise
         raise AssertionError
 
+    @property
+    def is_near_limit(self) -> bool:
+        """True if the last answer came from a child that had half of what it may take, or more."""
+        return self._child is not None and self._child.is_near_limit
+
     def close(self) -> None:
         """Ends the child, if there is one, and for good: a later call is a `WorkerError`."""
         with self._lock:

@@ -6,9 +6,8 @@ nothing of how a run follows from its parts: ``forecast`` does.
 """
 
 import itertools
-import resource
+import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,13 @@ from typing import TYPE_CHECKING
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.header import EncoderInfo
 from muse.pipeline.plan import VideoShard
-from muse.pipeline.probe_decoders import DecoderPool, DecodeSample, SizedVideo, spread_sample
+from muse.pipeline.probe_decoders import (
+    DecoderPool,
+    DecodeSample,
+    SizedVideo,
+    peak_bytes,
+    spread_sample,
+)
 from muse.pipeline.probe_store import ScratchStore, scratch_store
 from muse.pipeline.records import Caption, Clip
 from muse.pipeline.schedule import available_cpus
@@ -81,7 +86,7 @@ def probe_run(
 
     Args:
         config: Of the run.
-        videos: All that it will decode, at least one; a sample of them is.
+        videos: All that it will decode; a sample of them is.
         captions: All that it will encode; some of them are.
         num_decoders: Of the run, on one machine.
         on_encoder: Told as soon as the encoder is there; may raise to end the probe.
@@ -143,7 +148,7 @@ def probe_run(
         write_seconds=write_seconds,
         start_seconds=start_seconds,
         decoder_peak_bytes=decoder_peak,
-        encoder_peak_bytes=_own_peak_bytes(),
+        encoder_peak_bytes=peak_bytes(os.getpid()),
         seconds=time.perf_counter() - started,
     )
 
@@ -232,14 +237,10 @@ def _ray_seconds(
     started = time.perf_counter()
     engine = RayEngine(setting, config.workers, address=config.ray_address)
     try:
-        run = engine.run(store.location, sampling=config.sampling, videos=[shard], captions=[])
+        shards = [shard] if refs else []
+        run = engine.run(store.location, sampling=config.sampling, videos=shards, captions=[])
         for _ in run:
             pass
     finally:
         engine.close()
     return max(0.0, time.perf_counter() - started - work_seconds)
-
-
-def _own_peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

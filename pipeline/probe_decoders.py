@@ -205,12 +205,18 @@ def _ticks_of(pid: int | None) -> int:
 
 
 def _peak_bytes_of_children() -> int:
-    peaks = [0]
-    for child in multiprocessing.active_children():
-        try:
-            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
-        except OSError:
-            continue
-        lines = [line for line in status.splitlines() if line.startswith(_MEMORY_LINE)]
-        peaks += [int(line.split()[1]) * 1024 for line in lines]
-    return max(peaks)
+    children = multiprocessing.active_children()
+    return max((peak_bytes(child.pid) for child in children if child.pid), default=0)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had; 0 where the system does not tell.
+
+    Not getrusage's: that of a child begins with what its parent had.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    lines = [line for line in status.splitlines() if line.startswith(_MEMORY_LINE)]
+    return int(lines[0].split()[1]) * 1024 if lines else 0

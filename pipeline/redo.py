@@ -4,7 +4,6 @@ Knows nothing of decoding: it reads receipts and looks at files, and makes rows 
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
@@ -86,29 +85,37 @@ class FailureLimit:
             )
 
 
-def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> int:
+def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> None:
     """Makes the videos that the rules name pending, and the captions that waited for them.
 
-    Returns:
-        How many videos.
+    Raises:
+        StoreError: If a receipt can't be written.
     """
-    again: dict[int, list[int]] = defaultdict(list)
-    for receipt in store.video_receipts:
-        again[receipt.index] = [
-            *_failed(receipt, rules),
-            *_changed(receipt, rows, rules),
-        ]
     writer = StoreWriter(store.storage, store.header)
-    for receipt in store.video_receipts:
-        if again[receipt.index]:
-            writer.reopen(receipt, again[receipt.index])
-    rows_again = {row for found in again.values() for row in found}
-    there = _found(store, rows, rows_again)
-    for receipt in store.caption_receipts:
-        waiting = [row for row in receipt.left_out if rows.captions[row].video_id in there]
-        if waiting:
-            writer.reopen(receipt, waiting)
-    return len(rows_again)
+    for receipt in reopened_receipts(store, rows, rules):
+        writer.replace_receipt(receipt)
+
+
+def reopened_receipts(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> list[Receipt]:
+    """The receipts that change, as they will be; nothing is written."""
+    again = {
+        receipt.index: [*_failed(receipt, rules), *_changed(receipt, rows, rules)]
+        for receipt in store.video_receipts
+    }
+    there = _found(store, rows, {row for found in again.values() for row in found})
+    waiting = {
+        receipt.index: [r for r in receipt.left_out if rows.captions[r].video_id in there]
+        for receipt in store.caption_receipts
+    }
+    return [
+        receipt.reopened(rows_of[receipt.index])
+        for receipts, rows_of in (
+            (store.video_receipts, again),
+            (store.caption_receipts, waiting),
+        )
+        for receipt in receipts
+        if rows_of[receipt.index]
+    ]
 
 
 def _found(store: ZarrStore, rows: ListedRows, again: Set[int]) -> set[str]:

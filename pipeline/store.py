@@ -22,6 +22,7 @@ from muse.pipeline.storage import open_storage
 from muse.pipeline.views import ArraySpec
 
 HEADER_FILE = "store.json"
+FORECAST_FILE = "forecast.json"
 HDF5_SUFFIXES = (".h5", ".hdf5")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 TOKEN_VIEWS = ("tokens", "int8")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from muse.errors import StoreError
+from muse.pipeline.header import EncoderInfo, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.store import CAPTIONS_PER_SHARD
-from muse.pipeline.views import ArraySpec
+from muse.pipeline.views import ArraySpec, arrays_of
 
 _INDEX_ENTRY_BYTES = 16  # offset and length of a row in its shard
 _CHECKSUM_BYTES = 4
@@ -34,6 +35,18 @@ class StoreShape:
     """T."""
     dim: int
     """D, of the captions' embeddings."""
+
+    @classmethod
+    def of(
+        cls, encoder: EncoderInfo, *, views: Sequence[str], sampling: Sampling, shard_size: int
+    ) -> "StoreShape":
+        """Of a store with these settings."""
+        return cls(
+            arrays=arrays_of(views, encoder, sampling.num_frames),
+            shard_size=shard_size,
+            num_frames=sampling.num_frames,
+            dim=encoder.dim,
+        )
 
     @property
     def row_bytes(self) -> dict[str, int]:

@@ -35,7 +35,7 @@ from muse.pipeline.receipts import (
 from muse.pipeline.records import ClipFeatures, Failure, printable
 from muse.pipeline.sealed_json import sealed_bytes
 from muse.pipeline.storage import Storage, open_storage
-from muse.pipeline.store import CAPTIONS_PER_SHARD, HEADER_FILE
+from muse.pipeline.store import CAPTIONS_PER_SHARD, FORECAST_FILE, HEADER_FILE
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
 from muse.pipeline.views import ArraySpec, arrays_of
 
@@ -157,8 +157,12 @@ class StoreWriter:
 
     def reopen(self, receipt: Receipt, rows: Sequence[int]) -> None:
         """Lets some rows of a committed shard be done again."""
+        self.replace_receipt(receipt.reopened(rows))
+
+    def replace_receipt(self, receipt: Receipt) -> None:
+        """Says anew what of a shard is there, such as less than before."""
         with writing(self.storage.location):
-            write_receipt(self.storage, receipt.reopened(rows))
+            write_receipt(self.storage, receipt)
 
     def withdraw(self, kind: ReceiptKind, index: int) -> None:
         """Forgets a shard: the next run writes all of it again."""
@@ -270,7 +274,7 @@ def require_free(storage: Storage) -> None:
     Raises:
         StoreError: If something else is there.
     """
-    ours = {FEATURES_FOLDER, RECEIPTS_FOLDER, VIDEOS_FILE, CAPTIONS_FILE}
+    ours = {FORECAST_FILE, FEATURES_FOLDER, RECEIPTS_FOLDER, VIDEOS_FILE, CAPTIONS_FILE}
     with writing(storage.location):
         strange = sorted(set(storage.entries()) - ours)
     if strange:

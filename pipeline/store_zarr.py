@@ -156,6 +156,14 @@ class ZarrStore:
             if source is not None
         }
 
+    def with_receipts(self, changed: Sequence[Receipt]) -> "ZarrStore":
+        """The store as it will be once some receipts are replaced; nothing is written."""
+        by_name = {receipt.name: receipt for receipt in changed}
+        store = ZarrStore(self.storage, self.header, view=self.token_view or None)
+        store.video_receipts = [by_name.get(r.name, r) for r in self.video_receipts]
+        store.caption_receipts = [by_name.get(r.name, r) for r in self.caption_receipts]
+        return store
+
     def counts(self) -> StoreCounts:
         """How many videos and captions are done, failed, skipped and pending."""
         return counts_of(self, done_N=self.done("videos"))

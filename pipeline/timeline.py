@@ -92,9 +92,11 @@ def _seconds(starts: NDArray[np.int64], unit_seconds: float) -> NDArray[np.float
     """(F,) seconds from the first frame; where the clock jumps, an ordinary frame passes."""
     # Unsigned: no difference overflows.
     gaps = np.diff(starts.astype(np.uint64)).astype(np.float64) * unit_seconds
-    if not (gaps > LONGEST_PAUSE_SECONDS).any():
+    is_jump = gaps > LONGEST_PAUSE_SECONDS
+    if not is_jump.any():
         return np.asarray((starts - starts[0]) * unit_seconds)
-    gaps[gaps > LONGEST_PAUSE_SECONDS] = np.median(gaps)
+    if not is_jump.all():  # a picture a day has no others
+        gaps[is_jump] = np.median(gaps[~is_jump])
     return np.concatenate([[0.0], np.cumsum(gaps)])
 
 

@@ -1,9 +1,9 @@
-"""Damages real videos at random and decodes them: nothing but a clip or a known failure may come out.
+"""Damages real videos at random and decodes them: only a clip or a known failure may come out.
 
 Usage: fuzz_decode.py FOLDER OUT [--seconds 3600] [--seed 0]
-Prints a JSON line every minute and at the end. A case that breaks a promise is kept in OUT with what
-it did: `crashed` and `timeout` (the isolation held, libav or PyAV did not), and `broken` (a promise of
-ours did not hold). The same seed gives the same cases.
+Prints a JSON line every minute and at the end. A case that breaks a promise is kept in OUT with
+what it did: `crashed` and `timeout` (the isolation held, libav or PyAV did not), and `broken` (a
+promise of ours did not hold). The same seed gives the same cases.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Makes pipeline/golden.mp4, the clip that every encoder is asked about when a run starts.
 
-Usage: make_golden.py OUT. The file in the repository is the truth: another libx264 gives other bytes,
-and stores made before would then be refused.
+Usage: make_golden.py OUT. The file in the repository is the truth: another libx264 gives other
+bytes, and stores made before would then be refused.
 """
 
 import sys

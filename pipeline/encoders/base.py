@@ -17,6 +17,8 @@ from torch import Tensor
 from muse.errors import EncoderError
 from muse.pipeline.header import EncoderInfo, Preprocessing
 
+_FLOAT16_INFINITY_BITS = 0x7C00
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -124,17 +126,23 @@ def normalised_input(
     return (pixels - mean) / std
 
 
-def as_float16(values: Tensor) -> NDArray[np.float16]:
+def as_float16(values: Tensor, *, what: str) -> NDArray[np.float16]:
     """The values as they are stored.
+
+    Args:
+        values: Of any shape and floating type.
+        what: Which values they are, for the message.
 
     Raises:
         EncoderError: If one is not finite in float16: such a token would poison every mean.
     """
-    stored: NDArray[np.float16] = values.detach().to(torch.float16).cpu().numpy()
-    if not np.isfinite(stored).all():
+    stored: NDArray[np.float16] = values.detach().to(torch.float16).contiguous().cpu().numpy()
+    # Infinities and NaN have the largest bits. NumPy's isfinite takes 15 times as long on float16.
+    if (stored.view(np.uint16) & 0x7FFF).max(initial=0) >= _FLOAT16_INFINITY_BITS:
         raise EncoderError(
-            f"{int((~np.isfinite(stored)).sum())} of {stored.size} values are not finite in "
-            "float16. Try --precision fp32; if that fails too, the weights are damaged."
+            f"{what}: {int((~np.isfinite(stored)).sum())} of {stored.size} values are not finite "
+            "in float16. Try --precision fp32; if that fails too, the weights are damaged, or a "
+            "block's output is too large to be stored."
         )
     return stored
 

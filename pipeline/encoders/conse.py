@@ -101,12 +101,14 @@ class ConseEncoder:
         cells_BPC = features_BCHW.flatten(2).transpose(1, 2)
         pooled_BKC = torch.cat([cells_BPC.mean(dim=1, keepdim=True), cells_BPC], dim=1)
         logits_BKC = self._image_tower._fc(pooled_BKC).float()
-        return as_float16(mixture_of_classes(logits_BKC, self._class_embeddings_CD))
+        return as_float16(
+            mixture_of_classes(logits_BKC, self._class_embeddings_CD), what="view 'tokens'"
+        )
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
         """(B, 384) sentence embeddings of unit length."""
-        return as_float16(self._text_tower.embed(texts, device=self._device))
+        return as_float16(self._text_tower.embed(texts, device=self._device), what="captions")
 
     @cached_property
     def _class_embeddings_CD(self) -> Tensor:

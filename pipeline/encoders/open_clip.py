@@ -71,13 +71,13 @@ class OpenClipEncoder:
         """Maps of all tokens, class token first: (B, K, D) projected, (B, K, W) before that."""
         pixels = normalised_input(frames_BHWC, self.info.preprocessing, device=self._device)
         maps = self._maps(pixels.to(self._dtype), views)
-        return {view: as_float16(tokens) for view, tokens in maps.items()}
+        return {view: as_float16(tokens, what=f"view {view!r}") for view, tokens in maps.items()}
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
         """(B, D) embeddings of the end-of-text token, projected."""
         tokens = self._tokenizer(list(texts)).to(self._device)
-        return as_float16(self._model.encode_text(tokens))
+        return as_float16(self._model.encode_text(tokens), what="captions")
 
     def _maps(self, pixels: Tensor, views: Sequence[str]) -> dict[str, Tensor]:
         """The maps of some views from one forward pass."""

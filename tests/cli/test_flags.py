@@ -16,9 +16,11 @@ from muse.head.model import HeadConfig
 from muse.head.scan.select import ScanBackend
 from muse.head.train import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
+from muse.pipeline.decoder import DecodeLimits
 from muse.pipeline.encoders.base import Precision
 from muse.pipeline.extract import EngineName, ExtractConfig
 from muse.pipeline.header import Sampling, SamplingKind
+from muse.pipeline.redo import FailureLimit, RedoRules
 from muse.pipeline.schedule import Workers
 
 
@@ -39,11 +41,22 @@ def _fields(config: type) -> dict[str, object]:
 def test_defaults_of_extract_are_those_of_its_configs() -> None:
     flags = _defaults(extract)
     sampling = _fields(Sampling)
-    wanted = {**_fields(ExtractConfig), **_fields(Workers), **sampling}
-    wanted["sampling"] = wanted.pop("kind")
-    wanted["decode_timeout"] = wanted.pop("decode_timeout_seconds")
+    wanted = {**_fields(ExtractConfig), **_fields(Workers), **_fields(DecodeLimits), **sampling}
+    for flag, field in (
+        ("sampling", "kind"),
+        ("dedup", "finds_duplicates"),
+        ("content_hash", "hashes_content"),
+        ("decode_timeout", "timeout_seconds"),
+        ("max_duration", "max_duration_seconds"),
+    ):
+        wanted[flag] = wanted.pop(field)
+    wanted["views"] = ",".join(ExtractConfig(out="store").views)
+    wanted["decode_memory"] = wanted.pop("memory_bytes") / 1e9  # type: ignore[operator]
     for name, value in wanted.items():
         assert flags[name] == value, name
+    assert FailureLimit.parse(str(flags["max_failures"])) == FailureLimit()
+    assert (flags["retry_failed"], flags["changed"]) == (None, None)
+    assert RedoRules() == RedoRules(failed=(), changed=None)
 
 
 def test_defaults_of_train_head_are_those_of_its_configs() -> None:

@@ -19,6 +19,16 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image
 
+from muse.pipeline.header import Preprocessing, Sampling
+
+PREPROCESSING = Preprocessing(
+    size=32, resize_to=32, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+)
+EVERY_FRAME = Sampling(kind="uniform", num_frames=500)
+WORDS_OF_A_NEXT_STEP = (
+    "Convert", "List", "Make", "Put", "Replace", "Use", "replace", "or remove",
+)  # fmt: skip
+
 MakeVideo = Callable[..., Path]
 Maker = Callable[[Path, MakeVideo], object]
 
@@ -145,7 +155,7 @@ def song(path: Path, make_video: MakeVideo, *, cover: bool = False) -> None:
 def _cover_stream(container: av.container.OutputContainer) -> av.VideoStream:
     stream = container.add_stream("mjpeg", rate=1)
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-    stream.disposition = Disposition.attached_pic
+    stream.disposition = Disposition.attached_pic.value
     return stream
 
 
@@ -263,6 +273,43 @@ def joined_late(path: Path, make_video: MakeVideo) -> None:
     path.write_bytes(path.read_bytes()[(starts[5] or 0) // 188 * 188 :])
 
 
+def packed_bframes(path: Path, make_video: MakeVideo) -> None:
+    """An .avi as DivX wrote it: two frames in one packet, and one that says "nothing new" after."""
+    options = {"bf": "1", "b_strategy": "0", "g": "50", "qmax": "3"}
+    plain = make_video(
+        path.with_suffix(".plain.avi"), num_frames=20, codec="mpeg4", codec_options=options
+    )
+    with av.open(str(plain)) as reader, av.open(str(path), "w") as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        copy.codec_context.extradata = (stream.codec_context.extradata or b"") + _DIVX_PACKED
+        pictures = [bytes(packet) for packet in reader.demux(stream) if packet.size]
+        for index, content in enumerate(_packed(pictures)):
+            packet = av.Packet(content)
+            packet.pts = packet.dts = index
+            packet.time_base = Fraction(1, 10)
+            packet.is_keyframe = index == 0
+            packet.stream = copy
+            writer.mux(packet)
+    plain.unlink()
+
+
+_VOP, _NOTHING_NEW = b"\x00\x00\x01\xb6", b"\x00\x00\x01\xb6\x53\x7f"
+_DIVX_PACKED = b"\x00\x00\x01\xb2DivX503b1393p"
+
+
+def _packed(pictures: list[bytes]) -> Iterator[bytes]:
+    following = [*pictures[1:], b""]
+    is_b = [_VOP in p and p[p.index(_VOP) + 4] >> 6 == 2 for p in following]
+    for picture, next_one, next_is_b in zip(pictures, following, is_b, strict=True):
+        if next_is_b:
+            yield picture + next_one
+        elif picture[picture.index(_VOP) + 4] >> 6 == 2:
+            yield _NOTHING_NEW
+        else:
+            yield picture
+
+
 def damaged(frame: int) -> Callable[[bytes], bytes]:
     """A patch that destroys one SimpleBlock of a Matroska file."""
 
@@ -310,6 +357,16 @@ def _simple_blocks(content: bytes) -> Iterator[tuple[int, int]]:
         at += 1 + length + size
 
 
+def claims_packet(number: int) -> Callable[[bytes], bytes]:
+    """A patch of one entry of an .mp4's table of sample sizes (14496-12, 8.7.3)."""
+
+    def patch(content: bytes) -> bytes:
+        at = content.index(b"stsz") + 4 + 12 + 4 * number
+        return content[:at] + struct.pack(">I", 0x3600_0000) + content[at + 4 :]
+
+    return patch
+
+
 def claims_size(place: bytes, offset: int, layout: str) -> Callable[[bytes], bytes]:
     """A patch that makes a header claim 100,000 x 100,000 pixels, or as many as it can."""
     side = 100_000 if "I" in layout or "i" in layout else 65_535
@@ -329,6 +386,11 @@ _FRONT = {"container_options": {"movflags": "+faststart"}}
 _NOISY = video(num_frames=20, image=NOISE, codec_options={"g": "5"})
 _NOISY_FRONT = video(num_frames=20, image=NOISE, codec_options={"g": "5"}, **_FRONT)
 _LOSSLESS = video("ffv1", "bgr0")
+_FRAGMENTS = video(
+    num_frames=40,
+    codec_options={"g": "5"},
+    container_options={"movflags": "+frag_keyframe+empty_moov"},
+)
 _CENC = {
     "encryption_scheme": "cenc-aes-ctr",
     "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
@@ -340,7 +402,7 @@ CODECS = (
     Case(name="h264.mp4", make=video(), expects=FIRST_TEN),
     Case(name="hevc.mp4", make=video("libx265", codec_options={"x265-params": "log-level=none"}),
          expects=FIRST_TEN),
-    Case(name="vp8.webm", make=video("libvpx"), expects=FIRST_TEN),
+    Case(name="vp8.webm", make=video("libvpx"), expects=FIRST_TEN, is_slow=True),
     Case(name="vp8_hidden_frames.webm", is_slow=True, expects=list(range(40)),
          make=video("libvpx", num_frames=40,
                     codec_options={"auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M"})),
@@ -400,6 +462,9 @@ PIXELS = (
 
 TIMES = (
     Case(name="one_frame.mp4", make=video(num_frames=1), expects=[0]),
+    Case(name="fragments.mp4", make=_FRAGMENTS, expects=list(range(40))),
+    Case(name="live.mkv", make=video(container_options={"live": "1"}), expects=FIRST_TEN),
+    Case(name="packed_bframes.avi", make=packed_bframes, expects=list(range(20))),
     Case(name="late.mkv", make=video(pts=range(500, 510)), expects=FIRST_TEN),
     Case(name="variable_rate.mkv", make=video(pts=[0, 1, 2, 3, 4, 10, 20, 30, 40, 50]),
          expects=FIRST_TEN),
@@ -436,7 +501,7 @@ STREAMS = (
     Case(name="unknown_codec.avi", expects="unsupported_codec",
          make=patched(video("mjpeg", "yuvj420p"), replaced(b"MJPG", b"ZZZZ"))),
     Case(name="unknown_codec.mkv", expects="unsupported_codec",
-         make=patched(video("libvpx"), replaced(b"V_VP8", b"V_ZZ8"))),
+         make=patched(video(), replaced(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/ZZZ"))),
 )  # fmt: skip
 
 BROKEN = (
@@ -451,8 +516,14 @@ BROKEN = (
            expects="zero_frames" if n < 4 else "truncated") for n in range(1, 11)),
     *(Case(name=f"cut_{n:02}.avi", make=cut(_NOISY, n),
            expects="not_a_video" if n < 4 else "truncated") for n in range(1, 11)),
+    Case(name="cut_in_a_fragment.mp4", make=cut(_FRAGMENTS, 7), expects="truncated"),
+    Case(name="cut_behind_its_frames.mkv", expects=20,
+         make=patched(_NOISY, lambda content: content[:-20])),
+    Case(name="cut_fragments.mp4", make=cut(_FRAGMENTS, 3), expects="truncated"),
     Case(name="damaged_in_the_middle.mkv", expects="corrupt",
          make=patched(video(codec_options={"bf": "0"}), damaged(5))),
+    Case(name="claims_a_packet_of_900_mb.mp4", expects="corrupt",
+         make=patched(video(), claims_packet(7))),
     Case(name="claims_100000.avi", expects="corrupt",
          make=patched(video("rawvideo", "bgr24"), claims_size(b"strf", 12, "<ii"))),
     Case(name="claims_100000.png.mp4", expects="corrupt",
@@ -485,6 +556,7 @@ OTHERS = (
     Case(name="endless.mp4", make=linked("/dev/zero"), expects="unreadable"),
     Case(name="nowhere_at_all.mp4", make=lambda p, m: None, expects="missing"),
     Case(name="12:30 %d [a] 日本.mp4", make=video(), expects=FIRST_TEN),
+    Case(name="text-latin1-\udce8.mp4", make=written(b"no video"), expects="not_a_video"),
     Case(name="latin1-\udce8.mp4", make=video(), expects=FIRST_TEN),
 )  # fmt: skip
 

@@ -1,16 +1,32 @@
-"""What tests of the pipeline share: the parts of a small store."""
+"""What tests of the pipeline share: the parts of a small store, and runs over files of one word."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runs import Runs, clip_of_word
+from small_store import SmallStore
 
+from muse.pipeline import plan, schedule, shards, store_writer, verify, zarr_layout
+from muse.pipeline.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling, StoreHeader
 from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
 from muse.pipeline.plan import header_of
-from muse.pipeline.records import Caption, ClipTokens, Failure, Listing, VideoRef
+from muse.pipeline.records import (
+    Caption,
+    Clip,
+    ClipFeatures,
+    ClipTokens,
+    Failure,
+    Listing,
+    VideoRef,
+)
+from muse.pipeline.storage_names import LOCK_FILE
+from muse.pipeline.store_writer import StoreWriter
+from muse.pipeline.store_zarr import ZarrStore
 
 FRAMES, TOKENS, DIM = 3, 5, 4
 
@@ -106,6 +122,59 @@ def make_tokens() -> Callable[..., ClipTokens]:
 
 
 @pytest.fixture
+def make_features(make_tokens: Callable[..., ClipTokens]) -> Callable[..., ClipFeatures]:
+    """Video number n as it is written: `make_tokens`, in the arrays of a store."""
+
+    def make(number: int, *, num_valid: int = FRAMES) -> ClipFeatures:
+        clip = make_tokens(number, num_valid=num_valid)
+        return ClipFeatures(
+            video_id=clip.video_id,
+            arrays={"tokens": clip.tokens_TKD},
+            valid_T=clip.valid_T,
+            pts_seconds_T=clip.pts_seconds_T,
+        )
+
+    return make
+
+
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses its power is tested with the storage, not with every small store."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def store_of(
+    tmp_path: Path, make_header: Callable[..., StoreHeader], no_waiting_for_the_disk: None
+) -> Callable[..., SmallStore]:
+    """A new store of some rows in ``tmp_path / name``; two videos a shard."""
+
+    def make(rows: ListedRows, *, name: str = "store") -> SmallStore:
+        return SmallStore(StoreWriter.create(tmp_path / name, make_header(rows), rows), rows)
+
+    return make
+
+
+@pytest.fixture
+def make_store(
+    make_rows: Callable[..., ListedRows], store_of: Callable[..., SmallStore]
+) -> Callable[..., SmallStore]:
+    """A new store of videos v0, v1, ... of `make_rows`."""
+
+    def make(num_videos: int = 5, *, name: str = "store", **rows: Any) -> SmallStore:
+        return store_of(make_rows(num_videos, **rows), name=name)
+
+    return make
+
+
+@pytest.fixture
+def four_captions_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of 4096."""
+    for module in (plan, store_writer, zarr_layout, verify):
+        monkeypatch.setattr(module, "CAPTIONS_PER_SHARD", 4)
+
+
+@pytest.fixture
 def make_failure() -> Callable[[int], Failure]:
     def make(number: int) -> Failure:
         path = f"/videos/v{number}.mp4"
@@ -122,13 +191,13 @@ def make_failure() -> Callable[[int], Failure]:
 
 @pytest.fixture(scope="session")
 def bytes_of() -> Callable[[Path], dict[str, bytes]]:
-    """The bytes of all files below a folder, by their path in it."""
+    """The bytes of all files below a folder, by their path in it; locks are no content."""
 
     def read(folder: Path) -> dict[str, bytes]:
         return {
             str(file.relative_to(folder)): file.read_bytes()
             for file in sorted(folder.rglob("*"))
-            if file.is_file()
+            if file.is_file() and file.name != LOCK_FILE
         }
 
     return read
@@ -172,10 +241,55 @@ def plain_encoder() -> Callable[..., PlainEncoder]:
             grid=2,
             width=DIM,
             num_blocks=2,
-            precision=precision,  # type: ignore[arg-type]
+            precision="fp32" if precision == "auto" else precision,  # type: ignore[arg-type]
             logit_scale=2.5,
             preprocessing=preprocessing,
         )
         return PlainEncoder(info)
 
     return build
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain_encoder: Callable[..., PlainEncoder],
+    no_waiting_for_the_disk: None,
+) -> Runs:
+    """No file and no store yet."""
+    made = Runs(folder=tmp_path / "videos", out=tmp_path / "store")
+    made.folder.mkdir()
+
+    class DecoderOfWords:
+        def __init__(self, limits: DecodeLimits) -> None:
+            pass
+
+        def __call__(self, task: DecodeTask) -> Clip | Failure:
+            made.decoded.append(task.video.video_id)
+            return clip_of_word(task)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(schedule, "IsolatedDecoder", DecoderOfWords)
+    monkeypatch.setattr(shards, "build_encoder", plain_encoder)
+    return made
+
+
+@pytest.fixture(scope="session")
+def same_store(bytes_of: Callable[[Path], dict[str, bytes]]) -> Callable[[Path, Path], bool]:
+    """True if two stores hold the same: by their roots, and by the bytes of all their arrays.
+
+    Receipts differ: they tell seconds and times of files.
+    """
+
+    def compare(left: Path, right: Path) -> bool:
+        roots = {ZarrStore.open(path).root_sha256 for path in (left, right)}
+        arrays = [bytes_of(path / "features.zarr") for path in (left, right)]
+        return len(roots) == 1 and arrays[0] == arrays[1]
+
+    return compare

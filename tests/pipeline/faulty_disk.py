@@ -40,9 +40,7 @@ _Names = dict[Path, dict[str, "_File | None"]]  # folder -> name -> file, None f
 class FaultyDisk:
     """Watches a folder that may not be there yet; everything else works as always."""
 
-    def __init__(
-        self, folder: Path, *, fault: Fault | None = None, at: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, *, fault: Fault | None = None, at: int = 0) -> None:
         self.operations: list[str] = []
         """All so far, each as ``verb name``."""
         self._folder, self._fault, self._at = folder, fault, at

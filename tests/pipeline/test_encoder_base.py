@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,8 +44,14 @@ def test_the_hash_does_not_depend_on_the_order_of_names() -> None:
 
 @pytest.mark.parametrize("value", [7e4, float("nan"), float("-inf")])
 def test_a_value_beyond_float16_is_refused(value: float) -> None:
-    with pytest.raises(EncoderError, match="1 of 6 values are not finite"):
-        as_float16(torch.tensor([[1.0, 2.0, 3.0], [4.0, value, 6.0]]))
+    with pytest.raises(EncoderError, match="view tokens: 1 of 6 values are not finite"):
+        as_float16(torch.tensor([[1.0, 2.0, 3.0], [4.0, value, 6.0]]), what="view tokens")
+
+
+@pytest.mark.parametrize("value", [65504.0, -65504.0, 65519.0, 6e-8, -0.0])
+def test_a_value_at_the_end_of_float16_is_stored(value: float) -> None:
+    stored = as_float16(torch.tensor([1.0, value]), what="view tokens")
+    assert stored.tolist() == [1.0, float(np.float16(value))]
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from muse.errors import IncompatibleStoreError, ManifestError, UsageError
+from muse.errors import IncompatibleStoreError, ManifestError, StoreError, UsageError
 from muse.pipeline import extract as extract_module
 from muse.pipeline import schedule, shards
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decode import decode_clip
-from muse.pipeline.decoder import DecodeTask, attempt
+from muse.pipeline.decoder import DecodeLimits, DecodeTask, attempt
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, Progress, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import Clip, Failure, Listing
 from muse.pipeline.schedule import Workers
+from muse.pipeline.storage import LocalStorage
 from muse.pipeline.store import open_store
+from muse.pipeline.store_zarr import ZarrStore
 
 BytesOf = Callable[[Path], dict[str, bytes]]
+SameStore = Callable[[Path, Path], bool]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +40,8 @@ def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
     """Decoding in this process and a plain encoder: test_schedule.py has the real ones."""
 
     class DecoderHere:
-        def __init__(self, *, timeout_seconds: float) -> None:
-            self.timeout_seconds = timeout_seconds
+        def __init__(self, limits: DecodeLimits) -> None:
+            self.limits = limits
 
         def __call__(self, task: DecodeTask) -> Clip | Failure:
             return attempt(task)
@@ -49,6 +52,7 @@ def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "IsolatedDecoder", DecoderHere)
         patch.setattr(shards, "build_encoder", plain_encoder)
+        patch.setattr("os.fsync", lambda descriptor: None)  # tested with the storage
         yield
 
 
@@ -72,7 +76,7 @@ class Finished:
 
     @property
     def path(self) -> Path:
-        return self.config.out
+        return Path(self.config.out)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,7 @@ def config(finished: Finished, tmp_path: Path) -> ExtractConfig:
 def unfinished(finished: Finished, config: ExtractConfig) -> ExtractConfig:
     """A copy of the finished store in which the second shard has no receipt."""
     shutil.copytree(finished.path, config.out)
-    (config.out / "receipts" / "videos-00001.json").unlink()
+    Path(config.out, "receipts", "videos-000001.json").unlink()
     return config
 
 
@@ -133,8 +137,13 @@ def test_a_video_s_tokens_are_those_of_its_frames(
                 sampling=finished.config.sampling,
                 preprocessing=encoder.info.preprocessing,
             )
-            found, expected = store.read_clip(row), encoder.encode_frames(clip.frames_THWC)
-            np.testing.assert_allclose(found.tokens_TKD[found.valid_T], expected, atol=5e-3)
+            found, expected = (
+                store.read_clip(row),
+                encoder.encode_frames(clip.frames_THWC, ["tokens"]),
+            )
+            np.testing.assert_allclose(
+                found.tokens_TKD[found.valid_T], expected["tokens"], atol=5e-3
+            )
 
 
 def test_a_caption_s_embedding_is_that_of_its_text(
@@ -151,7 +160,9 @@ def test_a_caption_s_embedding_is_that_of_its_text(
 
 def test_the_summary_counts_every_listed_video(finished: Finished) -> None:
     counts = finished.summary.counts
-    assert (counts.listed, counts.ok, counts.failed, counts.pending) == (7, 5, 2, 0)
+    assert (counts.listed, counts.ok, counts.failed, counts.skipped, counts.pending) == (
+        7, 5, 2, 0, 0,
+    )  # fmt: skip
     assert (counts.captions, counts.captions_embedded) == (4, 3)
     assert finished.summary.num_new_videos == 7
 
@@ -165,15 +176,16 @@ def test_every_failed_video_has_its_line(finished: Finished, video_folder: Path)
     assert missing == {"video_id": "gone", "path": "", "stage": "listing", "reason": "missing"}
 
 
-def test_every_shard_has_its_line_of_seconds(finished: Finished) -> None:
-    lines = lines_of(finished.path / "stats.jsonl")
-    assert [(line["kind"], line["shard"], line["rows"], line["failed"]) for line in lines] == [
+def test_every_shard_s_receipt_tells_its_seconds(finished: Finished) -> None:
+    store = ZarrStore.open(finished.path)
+    receipts = [*store.video_receipts, *store.caption_receipts]
+    assert [(r.kind, r.index, r.num_rows, len(r.failures)) for r in receipts] == [
         ("videos", 0, 3, 1),
         ("videos", 1, 3, 0),
         ("videos", 2, 1, 1),
         ("captions", 0, 4, 0),
     ]
-    assert all(set(line["seconds"]) == {"wait", "encode", "write"} for line in lines)
+    assert all(set(receipt.seconds) == {"wait", "encode", "write"} for receipt in receipts)
 
 
 def test_the_run_s_settings_and_versions_are_beside_the_store(finished: Finished) -> None:
@@ -200,7 +212,7 @@ def test_a_folder_without_captions_is_extracted(config: ExtractConfig, video_fol
 def test_an_empty_listing_leaves_no_folder(config: ExtractConfig) -> None:
     with pytest.raises(ManifestError, match="0 videos"):
         extract(config, Listing(protocol="folder", videos=(), captions=()))
-    assert not config.out.exists()
+    assert not Path(config.out).exists()
 
 
 @pytest.mark.parametrize(
@@ -229,12 +241,13 @@ def test_a_second_run_builds_nothing_and_changes_nothing(
 
     monkeypatch.setattr(extract_module, "LocalEngine", no_engine)
     before = bytes_of(finished.path)
-    assert extract(finished.config, listing).num_new_videos == 0
+    summary = extract(finished.config, listing)
+    assert (summary.num_new_videos, summary.was_complete) == (0, True)
     assert bytes_of(finished.path) == before
 
 
 def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_bytes(
-    finished: Finished, config: ExtractConfig, listing: Listing, bytes_of: BytesOf
+    finished: Finished, config: ExtractConfig, listing: Listing, same_store: SameStore
 ) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.num_committed == 3:
@@ -243,8 +256,7 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         extract(config, listing, on_progress=interrupt)
     assert extract(config, listing).num_new_videos == 4
-    for part in ("features.zarr", "receipts"):
-        assert bytes_of(config.out / part) == bytes_of(finished.path / part)
+    assert same_store(Path(config.out), finished.path)
 
 
 def test_a_run_that_was_cut_off_leaves_videos_pending_and_not_failed(
@@ -261,17 +273,20 @@ def test_a_run_that_was_cut_off_leaves_videos_pending_and_not_failed(
 
 
 def test_a_shard_whose_receipt_is_removed_is_written_again(
-    finished: Finished, unfinished: ExtractConfig, listing: Listing, bytes_of: BytesOf
+    finished: Finished, unfinished: ExtractConfig, listing: Listing, same_store: SameStore
 ) -> None:
     assert extract(unfinished, listing).num_new_videos == 3
-    for part in ("features.zarr", "receipts"):
-        assert bytes_of(unfinished.out / part) == bytes_of(finished.path / part)
+    assert same_store(Path(unfinished.out), finished.path)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        ({"sampling": Sampling(kind="uniform", num_frames=3)}, "sampling = 'fps', this run has"),
+        ({"sampling": Sampling(fps=2.0, num_frames=3)}, "fps = 4.0, this run has 2.0"),
         ({"sampling": Sampling(fps=4.0, num_frames=5)}, "num_frames = 3, this run has 5"),
+        ({"views": ("tokens", "int8")}, "views = 'tokens', this run has 'tokens,int8'"),
+        ({"batch_videos": 3}, "batch_videos = 2, this run has 3"),
         ({"shard_size": 4}, "shard_size = 3, this run has 4"),
         ({"encoder": "conse"}, "encoder = 'plain', this run has 'conse'"),
     ],
@@ -288,6 +303,69 @@ def test_another_precision_on_an_unfinished_store_is_refused_by_name(
 ) -> None:
     with pytest.raises(IncompatibleStoreError, match=r"encoder\.precision is 'fp32'"):
         extract(dataclasses.replace(unfinished, precision="bf16"), listing)
+
+
+# -- a run and its folder ------------------------------------------------------------------------
+
+
+def test_a_second_run_at_the_same_time_is_refused(config: ExtractConfig, listing: Listing) -> None:
+    refused = []
+
+    def run_again(progress: Progress) -> None:
+        with pytest.raises(StoreError, match=r"another run .* is writing to it") as caught:
+            extract(config, listing)
+        refused.append(caught)
+
+    extract(config, listing, on_progress=run_again)
+    assert refused
+
+
+def test_a_run_whose_folder_is_taken_away_stops(config: ExtractConfig, listing: Listing) -> None:
+    def take_away(progress: Progress) -> None:
+        if progress.num_committed == 3:
+            shutil.rmtree(config.out)
+
+    with pytest.raises(StoreError, match=r"disappeared|was removed or replaced"):
+        extract(config, listing, on_progress=take_away)
+    assert not Path(config.out).exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(
+    config: ExtractConfig, listing: Listing, bytes_of: BytesOf
+) -> None:
+    out = Path(config.out)
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "download.partial").write_text("half of it", encoding="utf-8")
+    with pytest.raises(StoreError, match="not a feature store, and not empty"):
+        extract(config, listing)
+    assert list(bytes_of(out)) == ["mine/download.partial"]
+
+
+def test_what_a_killed_writer_left_is_removed(unfinished: ExtractConfig, listing: Listing) -> None:
+    partial = Path(unfinished.out, "receipts", "videos-000001.json.12ab.partial")
+    partial.touch()
+    extract(unfinished, listing)
+    assert not partial.exists()
+
+
+def test_failures_are_listed_also_after_a_run_that_was_cut_off_at_its_end(
+    finished: Finished, unfinished: ExtractConfig, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(unfinished.out, "failures.jsonl")
+    file.unlink()
+    write = LocalStorage.write
+
+    def cut_off(storage: LocalStorage, name: str, content: bytes) -> None:
+        if name == "failures.jsonl":
+            raise KeyboardInterrupt
+        write(storage, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "write", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            extract(unfinished, listing)
+    assert extract(unfinished, listing).was_complete
+    assert file.read_bytes() == (finished.path / "failures.jsonl").read_bytes()
 
 
 # -- a kill --------------------------------------------------------------------------------------
@@ -309,7 +387,7 @@ extract(config, list_folder(Path(folder), None))
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_at_the_first_unfinished_shard(
-    video_folder: Path, tiny_clip_folder: Path, tmp_path: Path, bytes_of: BytesOf
+    video_folder: Path, tiny_clip_folder: Path, tmp_path: Path, same_store: SameStore
 ) -> None:
     command = [sys.executable, "-c", RUN]
     rest = [f"openclip:local-dir:{tiny_clip_folder}", str(video_folder)]
@@ -328,7 +406,6 @@ def test_a_killed_run_goes_on_at_the_first_unfinished_shard(
     subprocess.run([*command, str(killed), *rest], check=True, timeout=200)
     subprocess.run([*command, str(undisturbed), *rest], check=True, timeout=200)
 
-    for part in ("features.zarr", "receipts"):
-        assert bytes_of(killed / part) == bytes_of(undisturbed / part)
+    assert same_store(killed, undisturbed)
     for name, written_ns in first.items():  # what was committed was not done again
         assert (killed / "receipts" / name).stat().st_mtime_ns == written_ns

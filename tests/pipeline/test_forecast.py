@@ -1,7 +1,6 @@
 """A forecast before a run: on fakes at once, on a tiny CLIP and real processes when slow."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from muse.pipeline.forecast import forecast_of, make_forecast
 from muse.pipeline.forecast_record import (
     Forecast,
     forecast_from_json,
-    read_forecast,
+    keep_forecast,
+    kept_forecast,
     wilson_interval,
 )
 from muse.pipeline.header import EncoderInfo, Sampling
@@ -28,6 +28,7 @@ from muse.pipeline.probe import Probe
 from muse.pipeline.probe_decoders import DecodeSample, SizedVideo, sized, spread_sample
 from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.schedule import Workers
+from muse.pipeline.storage import open_storage
 
 
 @pytest.fixture
@@ -114,6 +115,16 @@ def test_a_probe_leaves_nothing_behind(rows: ListedRows, tmp_path: Path) -> None
     config = config_for(tmp_path / "no" / "such" / "folder")
     make_forecast(config, PendingWork.of(rows, None, shard_size=4))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("run_here")
+def test_where_every_video_is_missing_only_captions_chunks_are_written(
+    make_rows: Callable[..., ListedRows], tmp_path: Path
+) -> None:
+    work = PendingWork.of(make_rows(5, missing=range(5)), None, shard_size=4)
+    forecast = make_forecast(config_for(tmp_path / "store"), work)
+    assert forecast.output_bytes == 4096 * 4 * 2  # one chunk of rows of width 4 in float16
+    assert (forecast.num_sampled, forecast.num_captions, forecast.num_frames) == (0, 0, 0)
 
 
 @pytest.mark.usefixtures("run_here")
@@ -307,18 +318,17 @@ def test_a_forecast_is_read_back_as_it_was_kept(
 ) -> None:
     work = make_work([10] * 8)
     forecast = forecast_from(work, make_probe([sample_of(Population(work).videos[0], 1.0)]))
-    path = tmp_path / "forecast.json"
-    assert read_forecast(path) is None
-    path.write_text(json.dumps(forecast.as_json()), encoding="utf-8")
-    assert read_forecast(path) == forecast
+    storage = open_storage(tmp_path / "store")
+    assert kept_forecast(storage) is None
+    keep_forecast(storage, forecast)
+    assert kept_forecast(storage) == forecast
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"binds": "nothing"}', "{"])
 def test_what_is_no_forecast_is_refused(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "forecast.json"
-    path.write_text(content, encoding="utf-8")
+    (tmp_path / "forecast.json").write_text(content, encoding="utf-8")
     with pytest.raises(StoreError, match=r"forecast\.json: "):
-        read_forecast(path)
+        kept_forecast(open_storage(tmp_path))
 
 
 def test_an_unknown_field_is_refused() -> None:

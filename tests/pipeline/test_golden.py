@@ -81,7 +81,7 @@ def test_a_part_that_differs_is_named_with_error_and_limit(
     vector = np.frombuffer(b"\0\0" * 4, "<f2")
     other = dataclasses.replace(ours, **{part: golden._packed(vector)})
     message = refusal(other, ours)
-    assert f"golden.{part} differs from the store's by 1.0e+00 (limit 0.001)" in message
+    assert f"golden.{part} differs from the store's by 1.0e+00 (limit 0.0015)" in message
 
 
 def test_the_tolerance_is_a_share_of_the_vector_s_length() -> None:

@@ -10,17 +10,18 @@ import pytest
 from muse.errors import IncompatibleStoreError, StoreError
 from muse.pipeline.header import (
     FORMAT_VERSION,
+    Golden,
     Sampling,
     StoreHeader,
     header_from_json,
     require_same_features,
 )
-from muse.pipeline.records import Listing
+from muse.pipeline.listing import ListedRows
 
 
 @pytest.fixture
 def header(
-    make_rows: Callable[..., Listing], make_header: Callable[..., StoreHeader]
+    make_rows: Callable[..., ListedRows], make_header: Callable[..., StoreHeader]
 ) -> StoreHeader:
     return make_header(make_rows(5))
 
@@ -34,10 +35,24 @@ def test_a_header_survives_its_file(header: StoreHeader) -> None:
     assert header_from_json(content, source="store.json") == header
 
 
+def test_all_that_a_header_may_say_survives_its_file(header: StoreHeader) -> None:
+    full = dataclasses.replace(
+        header,
+        views=("tokens", "int8"),
+        golden=Golden(class_token="AAA=", mean_patch="AQE=", text="AgI="),
+        versions={"torch": "2.8.0", "ray": None},
+        files={"videos.parquet": "ab"},
+    )
+    content = json.loads(json.dumps(full.as_json()))
+    assert header_from_json(content, source="store.json") == full
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda h: with_encoder(h, weights_sha256="ff"),
+        lambda h: with_encoder(h, width=99),
+        lambda h: with_encoder(h, num_blocks=99),
         lambda h: with_encoder(h, precision="bf16"),
         lambda h: with_encoder(
             h, preprocessing=dataclasses.replace(h.encoder.preprocessing, interpolation="bilinear")
@@ -57,7 +72,14 @@ def test_the_fingerprint_does_not_change_with_the_listing(header: StoreHeader) -
     assert other.fingerprint == header.fingerprint
 
 
-@pytest.mark.parametrize("field", ["protocol", "encoder", "sampling", "listing_sha256"])
+def test_the_fingerprint_does_not_change_with_what_else_is_kept(header: StoreHeader) -> None:
+    other = dataclasses.replace(header, views=("int8",), versions={"torch": "1"}, files={"a": "b"})
+    assert other.fingerprint == header.fingerprint
+
+
+@pytest.mark.parametrize(
+    "field", ["protocol", "encoder", "sampling", "listing_sha256", "views", "golden"]
+)
 def test_a_header_without_a_field_is_refused_by_name(header: StoreHeader, field: str) -> None:
     content = header.as_json()
     del content[field]

@@ -140,6 +140,7 @@ def test_a_second_crash_is_the_item_s_own(
     assert counter.stat().st_size == 2
 
 
+@pytest.mark.slow
 def test_a_crash_in_a_fresh_process_is_the_item_s_own(tmp_path: Path) -> None:
     counter = tmp_path / "attempts"
     with pytest.raises(ProcessDiedError):
@@ -199,6 +200,7 @@ def test_a_crash_with_little_memory_is_a_crash(small: IsolatedFunction[str, int]
     assert not isinstance(caught.value, ProcessOutOfMemoryError)
 
 
+@pytest.mark.slow
 def test_a_child_outlives_the_thread_that_asked_for_it(
     isolated: IsolatedFunction[str, int],
 ) -> None:

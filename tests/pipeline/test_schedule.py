@@ -11,6 +11,7 @@ from unruly import crash_on_b_and_hang_on_e
 from muse.errors import EncoderError
 from muse.pipeline import decoder, shards
 from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.decoder import DecodeLimits
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Sampling
@@ -41,7 +42,7 @@ def test_a_video_whose_decoder_crashes_or_hangs_costs_only_itself(
         encoder="plain",
         engine="local",
         sampling=Sampling(num_frames=2),
-        workers=Workers(num_decoders=2, decode_timeout_seconds=1),
+        workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=2)),
     )
     extract(config, list_folder(video_folder, None))
     store = open_store(config.out)

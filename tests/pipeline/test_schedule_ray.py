@@ -1,5 +1,6 @@
 """The Ray engine on a local Ray that is started once for all tests of this file."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 
 from muse.errors import EncoderError, UsageError
 from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.decoder import DecodeLimits
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.schedule import Workers
 from muse.pipeline.store import open_store
+from muse.pipeline.store_zarr import ZarrStore
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,7 +45,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
             sampling=Sampling(num_frames=2),
             shard_size=3,
             batch_videos=2,
-            workers=Workers(num_decoders=2, decode_timeout_seconds=timeout),
+            workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
         )
         return extract(config, list_folder(folder, captions))
 
@@ -53,14 +56,25 @@ def test_both_engines_write_the_same_bytes(
     run: Callable[..., ExtractSummary],
     video_folder: Path,
     tmp_path: Path,
-    bytes_of: Callable[[Path], dict[str, bytes]],
+    same_store: Callable[[Path, Path], bool],
 ) -> None:
     run(video_folder, name="ray", engine="ray")
     run(video_folder, name="local", engine="local")
-    left, right = bytes_of(tmp_path / "ray"), bytes_of(tmp_path / "local")
-    for record in ("run.json", "stats.jsonl"):  # the engine's name, and seconds
-        del left[record], right[record]
-    assert left == right
+    assert same_store(tmp_path / "ray", tmp_path / "local")
+
+
+def test_a_duplicate_waits_for_its_original_and_is_decoded_once(
+    run: Callable[..., ExtractSummary], make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    for number, name in enumerate(("a", "b", "d", "e")):
+        make_video(folder / f"{name}.mp4", num_frames=10 + number)
+    shutil.copy(folder / "a.mp4", folder / "f.mp4")
+    assert run(folder, name="store", engine="ray").counts.ok == 5
+    store = ZarrStore.open(tmp_path / "store")
+    original, copy = (store.read_clip(store.video_ids.index(i)) for i in ("a.mp4", "f.mp4"))
+    assert original.tokens_TKD.tobytes() == copy.tokens_TKD.tobytes()
+    assert store.duplicate_of[store.video_ids.index("f.mp4")] == 0
 
 
 def test_a_decoder_that_takes_too_long_costs_only_its_video(

@@ -11,8 +11,9 @@ from muse.errors import IncompatibleStoreError
 from muse.pipeline import shards
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.header import Sampling
+from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
-from muse.pipeline.records import Clip, Failure, Listing
+from muse.pipeline.records import Clip, Failure
 from muse.pipeline.shards import EncoderSetting, ShardEncoder
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
@@ -57,7 +58,7 @@ def make_clip(shard_encoder: ShardEncoder) -> Callable[..., Clip]:
 
 @pytest.fixture
 def encode(
-    shard_encoder: ShardEncoder, make_rows: Callable[..., Listing], tmp_path: Path
+    shard_encoder: ShardEncoder, make_rows: Callable[..., ListedRows], tmp_path: Path
 ) -> Callable[..., ZarrStore]:
     """A store with one shard of the given rows, encoded in batches of two videos."""
 
@@ -70,12 +71,12 @@ def encode(
             shard_size=8,
             batch_videos=2,
         )
-        path = StoreWriter.create(tmp_path / name, header, listing).path
-        shard_encoder.open_store(path)
+        location = StoreWriter.create(tmp_path / name, header, listing).storage.location
+        shard_encoder.open_store(location)
         shard_encoder.encode_videos(
             VideoShard(index=0, first_row=0, videos=listing.videos), rows, wait_seconds=1.5
         )
-        return ZarrStore.open(path)
+        return ZarrStore.open(location)
 
     return encoded
 
@@ -103,7 +104,7 @@ def test_tokens_are_the_encoder_s(
     clips = [make_clip(0), make_clip(1), make_clip(2)]
     store = encode(clips)
     for row, clip in enumerate(clips):
-        alone = shard_encoder._encoder.encode_frames(clip.frames_THWC)
+        alone = shard_encoder._encoder.encode_frames(clip.frames_THWC, ("tokens",))["tokens"]
         np.testing.assert_allclose(store.read_clip(row).tokens_TKD, alone, atol=5e-3)
 
 
@@ -136,7 +137,7 @@ def test_a_report_tells_the_seconds_of_each_stage(
     make_clip: MakeClip,
     shard_encoder: ShardEncoder,
     encode: Callable[..., ZarrStore],
-    make_rows: Callable[..., Listing],
+    make_rows: Callable[..., ListedRows],
 ) -> None:
     encode([make_clip(0)])
     shard = VideoShard(index=0, first_row=0, videos=make_rows(1).videos)
@@ -145,15 +146,58 @@ def test_a_report_tells_the_seconds_of_each_stage(
 
 
 def test_captions_are_embedded_at_their_rows_and_those_of_missing_videos_are_not(
-    make_clip: MakeClip, shard_encoder: ShardEncoder, encode: Callable[..., ZarrStore]
+    make_clip: MakeClip,
+    shard_encoder: ShardEncoder,
+    encode: Callable[..., ZarrStore],
+    make_rows: Callable[..., ListedRows],
 ) -> None:
-    store = encode([make_clip(0), make_clip(1)])
-    texts = ("one song", None, "two dogs", "three cats")
-    shard_encoder.encode_captions(CaptionShard(index=0, first_row=0, texts=texts))
-    written = store.read_caption_embeddings(np.arange(4))
-    for row, text in enumerate(texts):
-        expected = shard_encoder._encoder.encode_texts([text])[0] if text else 0
-        np.testing.assert_allclose(written[row], expected, atol=5e-3)
+    store, captions = encode([make_clip(0), make_clip(1)]), make_rows(2).captions
+    shard_encoder.encode_captions(
+        CaptionShard(index=0, first_row=0, captions=captions, left_out=(1,))
+    )
+    assert store.has_embedding_Q.tolist() == [True, False, True, True]
+    rows = np.array([0, 2, 3])
+    expected = shard_encoder._encoder.encode_texts([captions[row].text for row in rows])
+    np.testing.assert_allclose(store.read_caption_embeddings(rows), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("again", [[0], [1], [4], [0, 3]])
+def test_a_video_that_is_done_again_without_its_neighbours_has_the_same_bits(
+    make_clip: MakeClip,
+    encode: Callable[..., ZarrStore],
+    shard_encoder: ShardEncoder,
+    make_rows: Callable[..., ListedRows],
+    again: list[int],
+) -> None:
+    clips = [make_clip(number) for number in range(5)]
+    before = encode(clips)
+    tokens = [before.read_clip(row).tokens_TKD.tobytes() for row in range(5)]
+    (receipt,) = before.video_receipts
+    shard = VideoShard(
+        index=0,
+        first_row=0,
+        videos=make_rows(5).videos,
+        kept=frozenset(range(5)) - set(again),
+        receipts=(receipt.reopened(again),),
+    )
+    final = shard_encoder.encode_videos(shard, [clips[row] for row in again])
+    assert final.sha256 == receipt.sha256
+    after = ZarrStore.open(before.location)
+    assert [after.read_clip(row).tokens_TKD.tobytes() for row in range(5)] == tokens
+
+
+def test_a_copy_has_its_original_s_bits_and_its_own_name(
+    make_clip: MakeClip,
+    encode: Callable[..., ZarrStore],
+    shard_encoder: ShardEncoder,
+    make_rows: Callable[..., ListedRows],
+) -> None:
+    store = encode([make_clip(0), make_clip(1), make_clip(2)])
+    shard = VideoShard(index=0, first_row=0, videos=make_rows(3).videos, copies={2: 0})
+    shard_encoder.encode_videos(shard, [make_clip(0), make_clip(1)])
+    copy = ZarrStore.open(store.location).read_clip(2)
+    assert copy.video_id == "v2"
+    assert copy.tokens_TKD.tobytes() == store.read_clip(0).tokens_TKD.tobytes()
 
 
 def test_a_store_of_another_encoder_is_refused(
@@ -162,4 +206,4 @@ def test_a_store_of_another_encoder_is_refused(
     store = encode([make_clip(0)])
     other = dataclasses.replace(setting, precision="bf16")
     with pytest.raises(IncompatibleStoreError, match=r"encoder\.precision is 'fp32'"):
-        ShardEncoder(other).open_store(store.path)
+        ShardEncoder(other).open_store(store.location)

@@ -135,6 +135,13 @@ def test_a_negative_token_is_the_negative_of_the_token(tokens: NDArray[Any]) -> 
     assert (quantise(-tokens)[0] == -quantise(tokens)[0]).all()
 
 
+def test_the_largest_float16_survives() -> None:
+    tokens = np.array([[65504.0, -65504.0, 1.0]], np.float16)
+    found = dequantise(*quantise(tokens))
+    assert np.isfinite(found).all()
+    assert np.abs(found.astype(float) - tokens).max() <= float(quantise(tokens)[1][0]) / 2
+
+
 def test_dequantised_is_scale_times_integer(tokens: NDArray[Any]) -> None:
     quantised, scale = quantise(tokens)
     slow = np.array(

@@ -1,0 +1,143 @@
+"""Runs of `extract` over files of one word, in this process and in milliseconds."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muse.pipeline.datasets.folder import list_folder
+from muse.pipeline.decoder import DecodeTask
+from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
+from muse.pipeline.header import Sampling
+from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing
+from muse.pipeline.schedule import Workers
+from muse.pipeline.sources import source_of
+from muse.pipeline.store_zarr import ZarrStore
+
+
+@dataclass
+class Runs:
+    """Runs of `extract` on files that a test writes: what a file says is what it shows.
+
+    A number is a video of one grey, two frames long; a reason of `FAILURE_REASONS` is how it fails.
+    What follows the first word makes the bytes of two files differ.
+    """
+
+    folder: Path
+    out: Path
+    decoded: list[str] = field(default_factory=list)
+    """Ids in the order in which they were decoded, of all runs."""
+
+    def put(self, **files: object) -> None:
+        """Writes ``a="7"`` as ``a.mp4``."""
+        for stem, content in files.items():
+            (self.folder / f"{stem}.mp4").write_text(str(content), encoding="utf-8")
+
+    def config(self, **settings: Any) -> ExtractConfig:
+        """Two videos a shard; decoded one after the other."""
+        usual: dict[str, Any] = {
+            "out": self.out,
+            "encoder": "plain",
+            "engine": "local",
+            "device": "cpu",
+            "precision": "fp32",
+            "sampling": Sampling(num_frames=3),
+            "shard_size": 2,
+            "batch_videos": 2,
+            "workers": Workers(num_decoders=1),
+        }
+        return ExtractConfig(**{**usual, **settings})
+
+    def listing(self, captions: Sequence[tuple[str, str]] = ()) -> Listing:
+        """The folder's, with (video, text) captions."""
+        if not captions:
+            return list_folder(self.folder, None)
+        file = self.folder.parent / "captions.csv"
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("video", "caption"), *captions])
+        return list_folder(self.folder, file)
+
+    def run(
+        self,
+        captions: Sequence[tuple[str, str]] = (),
+        *,
+        cut_off_after: int | None = None,
+        **settings: Any,
+    ) -> ExtractSummary:
+        """One run; it is interrupted at its n-th sign of life if ``cut_off_after`` says so."""
+        alive: list[object] = []
+
+        def interrupt(progress: object) -> None:
+            alive.append(progress)
+            if cut_off_after is not None and len(alive) > cut_off_after:
+                raise KeyboardInterrupt
+
+        return extract(self.config(**settings), self.listing(captions), on_progress=interrupt)
+
+    @property
+    def store(self) -> ZarrStore:
+        return ZarrStore.open(self.out)
+
+    @property
+    def states(self) -> dict[str, int | str]:
+        """Id -> the grey that its features tell, why there are none, or ``pending``."""
+        store = self.store
+        found: dict[str, int | str] = {
+            video_id: self._grey(store, row) if store.has_features_N[row] else "pending"
+            for row, video_id in enumerate(store.video_ids)
+        }
+        return found | {failure.video_id: failure.reason for failure in store.failures}
+
+    @property
+    def lengths(self) -> list[tuple[str, int | None]]:
+        """(text, length that its embedding tells or None) of every caption, in row order."""
+        store = self.store
+        return [
+            (caption.text, self._length(store, row) if store.has_embedding_Q[row] else None)
+            for row, caption in enumerate(store.captions)
+        ]
+
+    def rows(self) -> dict[str, bytes]:
+        """Id -> the bytes of all that is kept of a video with features."""
+        store = self.store
+        clips = {i: store.read_features(i) for i in np.flatnonzero(store.has_features_N).tolist()}
+        return {
+            clip.video_id: b"".join(
+                array.tobytes()
+                for array in (*clip.arrays.values(), clip.valid_T, clip.pts_seconds_T)
+            )
+            for clip in clips.values()
+        }
+
+    @staticmethod
+    def _grey(store: ZarrStore, row: int) -> int:
+        return round(255 * (float(store.read_clip(row).tokens_TKD[0, 0, 0]) - 0.25))
+
+    @staticmethod
+    def _length(store: ZarrStore, row: int) -> int:
+        return int(store.read_caption_embeddings(np.array([row]))[0, 0])
+
+
+def clip_of_word(task: DecodeTask) -> Clip | Failure:
+    """What a decoder makes of such a file."""
+    video = task.video
+    word = video.path.read_text(encoding="utf-8").split()[0] if video.path else "missing"
+    if word in FAILURE_REASONS:
+        return Failure(
+            video_id=video.video_id,
+            path=str(video.path or ""),
+            stage="decode" if video.path else "listing",
+            reason=word,
+            message=f"{video.video_id}: {word}",
+        )
+    assert video.path is not None
+    size = task.preprocessing.size
+    return Clip(
+        video_id=video.video_id,
+        frames_THWC=np.full((2, size, size, 3), int(word), dtype=np.uint8),
+        pts_seconds_T=np.array([0.0, 0.5]),
+        source=source_of(video.path, wants_sha256=task.wants_sha256),
+    )
