@@ -203,8 +203,7 @@ class StoreWriter:
         seconds: Mapping[str, float],
     ) -> Receipt:
         with writing(self.storage.location):
-            if not self.storage.exists() or self.storage.size(HEADER_FILE) is None:
-                raise FileNotFoundError(f"its {HEADER_FILE} has disappeared")
+            self._require_own_store()
             if kept:  # they stay readable while the files change
                 again = set(receipt.rows) - {receipt.first_row + place for place in kept}
                 write_receipt(self.storage, receipt.reopened(sorted(again)))
@@ -221,6 +220,20 @@ class StoreWriter:
             )
             write_receipt(self.storage, final)
         return final
+
+    def _require_own_store(self) -> None:
+        """Nothing, if the store is there, and is not another one that was put in its place."""
+        try:
+            there = ZarrStore.open(self.storage.location)
+        except StoreError:
+            if self.storage.size(HEADER_FILE) is not None:
+                raise
+            raise FileNotFoundError(f"its {HEADER_FILE} has disappeared") from None
+        if there.header != self.header:
+            raise StoreError(
+                f"{self.storage.location}: was replaced by another store while this run was "
+                "writing to it. This run stops here; start it again."
+            )
 
 
 def _checked(clip: ClipFeatures, spec: ArraySpec) -> NDArray[Any]:
