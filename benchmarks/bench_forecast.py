@@ -12,11 +12,13 @@ encoding, without what the start takes.
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -117,7 +119,9 @@ def forecast_or_run(what: str, folder: Path, out: Path, encoder: str, engine: st
         work = PendingWork.of(rows_of_new_store(listing), None, shard_size=config.shard_size)
         print(json.dumps(make_forecast(config, work).as_json()))
         return
-    summary = extract(config, listing)
+    cpu_before = _cpu_seconds()
+    with _Memory() as memory:
+        summary = extract(config, listing)
     arrays = [
         path
         for path in (out / "features.zarr").rglob("*")
@@ -125,13 +129,42 @@ def forecast_or_run(what: str, folder: Path, out: Path, encoder: str, engine: st
     ]
     content = {
         "seconds": summary.elapsed_seconds,
-        "cpu_seconds": _cpu_seconds(),
+        "cpu_seconds": _cpu_seconds() - cpu_before,
         "bytes": sum(path.stat().st_size for path in arrays),
         "counts": dataclasses.asdict(summary.counts),
-        "own_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "child_peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        "peak_bytes": memory.peak_bytes,
     }
     print(json.dumps(content))
+
+
+class _Memory:
+    """The most that this process and its children had in memory at once, looked at often."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.2):
+            family = [os.getpid()] + [child.pid for child in multiprocessing.active_children()]
+            self.peak_bytes = max(self.peak_bytes, sum(map(_resident_bytes, family)))
+
+
+def _resident_bytes(pid: int | None) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
+    except OSError:  # it has ended
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _cpu_seconds() -> float:
@@ -160,7 +193,6 @@ def compare(name: str, folder: Path, encoder: str, engine: str) -> dict[str, Any
     if forecast["encode_device"] == "cpu":
         cpu_hours += forecast["encode_hours"]
     cpu_seconds = cpu_hours * 3600
-    memory = actual["own_peak_bytes"] + forecast["num_decoders"] * actual["child_peak_bytes"]
     return {
         "corpus": name,
         "encoder": encoder,
@@ -174,7 +206,7 @@ def compare(name: str, folder: Path, encoder: str, engine: str) -> dict[str, Any
         "actual_cpu_seconds": round(actual["cpu_seconds"], 1),
         "bytes_ratio": actual["bytes"] / num_bytes,  # of what does decode
         "bytes_forecast": forecast["output_bytes"],
-        "memory_ratio": round(memory / forecast["peak_memory_bytes"], 2),
+        "memory_ratio": round(actual["peak_bytes"] / forecast["peak_memory_bytes"], 2),
         "failures": [*(round(n, 1) for n in forecast["num_failures"]), num_failed],
         "binds": forecast["binds_because"],
         "decode_cpu_share": forecast["decode_cpu_share"],
