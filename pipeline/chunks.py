@@ -52,16 +52,26 @@ class RowArray:
         self._offsets_of: dict[int, tuple[object, NDArray[np.uint64]]] = {}
 
     def row(self, index: int) -> NDArray[Any]:
-        """One row, ``shape[1:]``.
+        """One row, ``shape[1:]``; the fill value where it was not written.
 
         Raises:
             StoreError: If its file is cut short.
         """
-        row = np.full(self.shape[1:], self._fill_value, self.dtype)
+        row = self.written_row(index)
+        return np.full(self.shape[1:], self._fill_value, self.dtype) if row is None else row
+
+    def written_row(self, index: int) -> NDArray[Any] | None:
+        """One row, or None if it was not written.
+
+        Raises:
+            StoreError: If its file is cut short.
+        """
         file_index, place = divmod(index, self._rows_per_file)
         offset = self._offset(file_index, place)
-        if offset is not None:
-            self._read_into(row, self.file(file_index), offset)
+        if offset is None:
+            return None
+        row = np.empty(self.shape[1:], self.dtype)
+        self._read_into(row, self.file(file_index), offset)
         return row
 
     def has_row(self, index: int) -> bool:

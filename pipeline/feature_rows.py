@@ -88,7 +88,7 @@ class FeatureRows:
         )
 
     def _row(self, name: str, row: int) -> NDArray[Any]:
-        array = self.array(name)
-        if not array.has_row(row):
+        found = self.array(name).written_row(row)
+        if found is None:
             raise self.lost(name, row)
-        return array.row(row)
+        return found
