@@ -256,13 +256,19 @@ def _packets(
             for packet in container.demux(stream):
                 if packet.size:
                     yield packet
-    except MemoryError:
-        if not _has_memory_for(readable_bytes(path) or 0):
-            raise
-        raise DecodeError(
-            f"{path}: a packet claims to be larger than the file. The file is damaged; replace it.",
-            reason="corrupt",
-        ) from None
+    except MemoryError as error:
+        raise _claim_or_want(error, path) from None
+
+
+def _claim_or_want(error: MemoryError, path: Path) -> DecodeError | MemoryError:
+    """What libav had no memory for: more than the file can hold, or else the error itself."""
+    if not _has_memory_for(readable_bytes(path) or 0):
+        return error
+    return DecodeError(
+        f"{path}: its header or a packet claims to be larger than the file. The file is damaged; "
+        "replace it.",
+        reason="corrupt",
+    )
 
 
 def _has_memory_for(size_bytes: int) -> bool:
@@ -294,8 +300,8 @@ def _open_video(path: Path) -> InputContainer:
         if _PYAV >= 19:
             return av.open(str(path.absolute()))
         return av.open(str(path.absolute()), metadata_errors="replace")
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise _claim_or_want(error, path) from None
     except av.error.FFmpegError as error:
         size = readable_bytes(path)
         if size is None:

@@ -388,6 +388,25 @@ def test_a_video_as_long_as_allowed_is_decoded(two_second_video: Path) -> None:
     assert len(decode(two_second_video, max_duration_seconds=2.0).frames_THWC) == 20
 
 
+def no_memory(*_: object, **__: object) -> object:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(("room_bytes", "expected"), [(10**9, DecodeError), (0, MemoryError)])
+def test_want_of_memory_is_the_file_s_fault_where_there_is_room_for_all_of_it(
+    two_second_video: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room_bytes: int,
+    expected: type[Exception],
+) -> None:
+    monkeypatch.setattr("av.open", no_memory)
+    monkeypatch.setattr(
+        "muse.pipeline.decode._has_memory_for", lambda size_bytes: size_bytes <= room_bytes
+    )
+    with pytest.raises(expected):
+        decode(two_second_video)
+
+
 def test_every_reason_given_is_a_known_one(tmp_path: Path) -> None:
     broken = (no_file, a_folder, text_file, empty_file, audio_only)
     assert {refusal(make(tmp_path)).reason for make in broken} <= set(FAILURE_REASONS)
