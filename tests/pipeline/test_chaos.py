@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from chaos import Driver, Run, decoders_of, descendants, is_alive, kill, title, wait_until
 
-from muse.errors import StoreError
 from muse.pipeline.redo import RedoRules
 from muse.pipeline.storage import open_storage
 from muse.pipeline.store_zarr import ZarrStore
@@ -91,9 +90,7 @@ def survivors(pids: list[int]) -> list[str]:
 def test_the_number_of_decoders_and_the_order_of_the_listing_change_nothing(
     num_decoders: int, videos: Path, undisturbed: ZarrStore, tmp_path: Path
 ) -> None:
-    run = Run(
-        out=tmp_path / "store", videos=videos, num_decoders=num_decoders, seed=num_decoders
-    )
+    run = Run(out=tmp_path / "store", videos=videos, num_decoders=num_decoders, seed=num_decoders)
     assert Driver(run).outcome() == "done"
     assert_same(run.out, undisturbed)
 
