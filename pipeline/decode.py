@@ -297,9 +297,8 @@ def _open_video(path: Path) -> InputContainer:
     av.logging.set_level(None)
     try:
         # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
-        if _PYAV >= 19:
-            return av.open(str(path.absolute()))
-        return av.open(str(path.absolute()), metadata_errors="replace")
+        name = str(path.absolute())
+        return av.open(name) if _PYAV >= 19 else av.open(name, metadata_errors="replace")
     except MemoryError as error:
         raise _claim_or_want(error, path) from None
     except av.error.FFmpegError as error:
