@@ -48,7 +48,7 @@ class RowArray:
         self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         self._fill_value = _FILL.get(metadata["fill_value"], metadata["fill_value"])
         self._rows_per_file, self._is_sharded = _layout(self._where, metadata)
-        self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        self._row_bytes: int = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self._offsets_of: dict[int, tuple[object, NDArray[np.uint64]]] = {}
 
     def row(self, index: int) -> NDArray[Any]:
@@ -67,16 +67,24 @@ class RowArray:
             StoreError: If its file is cut short.
         """
         file_index, place = divmod(index, self._rows_per_file)
-        offset = self._offset(file_index, place)
-        if offset is None:
-            return None
-        row = np.empty(self.shape[1:], self.dtype)
-        self._read_into(row, self.file(file_index), offset)
-        return row
+        file = self.file(file_index)
+        while True:
+            identity = self._storage.identity(file)
+            try:
+                row = self._row(file_index, place, identity)
+            except StoreError:
+                if self._storage.identity(file) == identity:
+                    raise
+            else:
+                # A shard that was written again meanwhile may have its rows at other places.
+                if not self._is_sharded or self._storage.identity(file) == identity:
+                    return row
 
     def has_row(self, index: int) -> bool:
         """True if the row was written."""
-        return self._offset(*divmod(index, self._rows_per_file)) is not None
+        file_index, place = divmod(index, self._rows_per_file)
+        identity = self._storage.identity(self.file(file_index))
+        return self._offset(file_index, place, identity) is not None
 
     def rows(self, indices: NDArray[np.intp]) -> NDArray[Any]:
         """Some rows, (len(indices), *shape[1:])."""
@@ -100,6 +108,14 @@ class RowArray:
         """The name of the file of the rows from ``index`` times the rows a file on."""
         return chunk_name(self._folder, index, len(self.shape))
 
+    def _row(self, file_index: int, place: int, identity: object) -> NDArray[Any] | None:
+        offset = self._offset(file_index, place, identity)
+        if offset is None:
+            return None
+        row = np.empty(self.shape[1:], self.dtype)
+        self._read_into(row, self.file(file_index), offset)
+        return row
+
     def _whole_chunk(self, file_index: int) -> NDArray[Any]:
         shape = (self._rows_per_file, *self.shape[1:])
         chunk = np.full(shape, self._fill_value, self.dtype)
@@ -107,26 +123,23 @@ class RowArray:
             self._read_into(chunk, self.file(file_index), 0)
         return chunk
 
-    def _offset(self, file_index: int, place: int) -> int | None:
+    def _offset(self, file_index: int, place: int, identity: object) -> int | None:
         """Where a row begins in its file; None if it was not written."""
-        if not self._is_sharded:
-            found = self._storage.size(self.file(file_index))
-            return None if found is None else place * self._row_bytes
-        offsets = self._offsets(file_index)
-        offset = _ABSENT if offsets is None else int(offsets[place])
-        return None if offset == _ABSENT else offset
-
-    def _offsets(self, file_index: int) -> NDArray[np.uint64] | None:
-        """Of a shard's rows, kept for as long as the file is the same one."""
-        file = self.file(file_index)
-        identity = self._storage.identity(file)
         if identity is None:
             return None
+        if not self._is_sharded:
+            return place * self._row_bytes
+        offset = int(self._offsets(file_index, identity)[place])
+        return None if offset == _ABSENT else offset
+
+    def _offsets(self, file_index: int, identity: object) -> NDArray[np.uint64]:
+        """Of a shard's rows, kept for as long as the file is the same one."""
         kept = self._offsets_of.get(file_index)
         if kept is None or kept[0] != identity:
             if len(self._offsets_of) >= _SHARDS_KEPT:  # a million videos are 15,625 shards
                 self._offsets_of.pop(next(iter(self._offsets_of)))
-            kept = self._offsets_of[file_index] = (identity, self._read_offsets(file))
+            offsets = self._read_offsets(self.file(file_index))
+            kept = self._offsets_of[file_index] = (identity, offsets)
         return kept[1]
 
     def _read_offsets(self, file: str) -> NDArray[np.uint64]:

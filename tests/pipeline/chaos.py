@@ -77,7 +77,7 @@ def install() -> None:
     """Puts both in their places, in a driver or in a worker of Ray."""
     from muse.pipeline import decoder, shards
 
-    shards.build_encoder = patient_encoder  # type: ignore[assignment]
+    setattr(shards, "build_encoder", patient_encoder)  # noqa: B010  # it is not theirs
     decoder.attempt = patient_attempt
 
 

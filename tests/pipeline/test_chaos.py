@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and robbed of their folders end with the bytes of one that is not."""
+"""Runs that are killed, starved or robbed of a folder end with the bytes of one that is not."""
 
 import contextlib
 import os
@@ -77,6 +77,11 @@ def assert_lock_is_free(out: Path) -> None:
         pass
 
 
+def is_one_line(words: str, start: str, part: str = "") -> bool:
+    """True for a message as a user would see it."""
+    return words.startswith(start) and part in words and "\n" not in words
+
+
 def survivors(pids: list[int]) -> list[str]:
     """Of some processes, those that outlast the time they have."""
     wait_until(lambda: not any(map(is_alive, pids)), timeout=SECONDS_TO_DIE)
@@ -135,7 +140,7 @@ def _killed_until_done(run: Run, generator: random.Random) -> dict[str, int]:
             if words == "done":
                 return num_killed
             # No decoder lived long enough to start: an end, and not one that blames a video.
-            assert words.startswith("WorkerError: ") and "\n" not in words, words
+            assert is_one_line(words, "WorkerError: a decoding process can't be started"), words
             driver = Driver(run)
 
 
@@ -146,7 +151,7 @@ def test_a_second_run_is_refused_until_the_first_one_is_killed(
     first = Driver(run)
     assert wait_until(lambda: has_receipts(run.out))
     words = Driver(run).outcome()
-    assert words.startswith("StoreError: ") and f"pid {first.pid}" in words, words
+    assert is_one_line(words, "StoreError: ", f"pid {first.pid}"), words
     assert first.is_running
     first.kill()
     assert Driver(run).outcome() == "done"
@@ -156,10 +161,6 @@ def test_a_second_run_is_refused_until_the_first_one_is_killed(
 # -- folders -------------------------------------------------------------------------------------
 
 
-def is_one_line_about(words: str, location: Path) -> bool:
-    return words.startswith("StoreError: ") and str(location) in words and "\n" not in words
-
-
 def test_a_store_that_is_removed_in_the_middle_ends_the_run_and_is_not_made_again(
     videos: Path, tmp_path: Path
 ) -> None:
@@ -167,7 +168,7 @@ def test_a_store_that_is_removed_in_the_middle_ends_the_run_and_is_not_made_agai
     driver = Driver(run)
     assert wait_until(lambda: has_receipts(run.out))
     run.out.rename(tmp_path / "removed")  # at once, as a busy folder can't be
-    assert is_one_line_about(words := driver.outcome(), run.out), words
+    assert is_one_line(words := driver.outcome(), "StoreError: ", str(run.out)), words
     assert not run.out.exists()
 
 
@@ -196,7 +197,7 @@ def test_a_run_whose_store_was_replaced_by_another_one_leaves_that_alone(
     assert wait_until(lambda: has_receipts(run.out))
     run.out.rename(tmp_path / "moved")
     other.out.rename(run.out)
-    assert is_one_line_about(words := driver.outcome(), run.out), words
+    assert is_one_line(words := driver.outcome(), "StoreError: ", str(run.out)), words
     assert bytes_of(run.out) == before
 
 
@@ -212,7 +213,7 @@ def test_videos_that_disappear_in_the_middle_are_done_when_they_are_back(
     assert driver.outcome() == "done"
     assert_sound(run.out)
     counts = ZarrStore.open(run.out).counts()
-    assert counts.failed > 2 and counts.pending == 0
+    assert (counts.failed > 2, counts.pending) == (True, 0)
     away.rename(run.videos)
     again = {"redo": RedoRules(failed=("all",))}
     assert Driver(Run(out=run.out, videos=run.videos, settings=again)).outcome() == "done"
@@ -247,7 +248,7 @@ def test_a_full_disk_ends_the_run_and_more_room_lets_it_go_on(
     disk = tmp_path / "disk"
     with mounted(disk, "-t", "tmpfs", "-o", "size=128k", "tmpfs") as remount:
         run = Run(out=disk / "store", videos=videos)
-        assert is_one_line_about(words := Driver(run).outcome(), run.out), words
+        assert is_one_line(words := Driver(run).outcome(), "StoreError: ", str(run.out)), words
         assert "No space left" in words
         assert_sound(run.out)
         remount("size=16m")
@@ -265,12 +266,11 @@ def test_a_read_only_disk_ends_the_run_and_its_store_can_be_read(
         assert wait_until(lambda: has_receipts(run.out))
         driver.kill()
         remount("ro")
-        assert is_one_line_about(words := Driver(run).outcome(), run.out), words
+        assert is_one_line(words := Driver(run).outcome(), "StoreError: ", str(run.out)), words
         assert "Read-only" in words
         assert_sound(run.out)
-        assert is_one_line_about(
-            words := Driver(Run(out=disk / "new", videos=videos)).outcome(), disk / "new"
-        ), words
+        words = Driver(Run(out=disk / "new", videos=videos)).outcome()
+        assert is_one_line(words, "StoreError: ", str(disk / "new")), words
         remount("rw")
         assert Driver(run).outcome() == "done"
         assert_same(run.out, undisturbed)
