@@ -18,6 +18,7 @@ import pytest
 from tests.pipeline.raw_memory import ALL_VIEWS, IDS, RawMemoryStore, make_raw, written_as_zarr
 
 from muse.errors import StoreError
+from muse.pipeline import store_hdf5
 from muse.pipeline.hdf5_writer import write_hdf5
 from muse.pipeline.records import Caption, ClipFeatures
 from muse.pipeline.store import RawStore, StoreCounts, open_raw_store, open_store
@@ -111,6 +112,14 @@ def test_embeddings_are_read_in_the_order_asked_for(
     found = store.read_caption_embeddings(np.array(rows, np.intp))
     assert found.tolist() == [source.embeddings[row].tolist() for row in rows]  # type: ignore[union-attr]
     assert (found.dtype, found.shape) == (np.float16, (len(rows), 4))
+
+
+def test_few_embeddings_are_read_one_by_one(
+    file: Path, source: RawMemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_hdf5, "_ALL_CAPTIONS_FROM", 1)
+    found = open_store(file).read_caption_embeddings(np.array([15, 0, 3, 3]))
+    assert found.tolist() == [source.embeddings[row].tolist() for row in (15, 0, 3, 3)]  # type: ignore[union-attr]
 
 
 def test_a_caption_without_an_embedding_is_an_error(store: RawStore) -> None:
@@ -344,6 +353,10 @@ def _failure_beyond(content: h5py.File) -> None:
     content["failures/row"][0] = 8
 
 
+def _no_frame(content: h5py.File) -> None:
+    content["videos/valid"][3] = False
+
+
 def _other_length(content: h5py.File) -> None:
     values = content["captions/text"][:5]
     del content["captions/text"]
@@ -364,6 +377,7 @@ def _other_length(content: h5py.File) -> None:
         (_compressed, "dataset /features/tokens was rewritten, in another form"),
         (_other_layout, "muse_layout is 2, this muse reads 1"),
         (_failure_beyond, "failures/row names rows beyond 8"),
+        (_no_frame, "videos/valid has no frame of row 3"),
         (_another_row, "features/tokens has no row 6"),
     ],
 )
