@@ -109,9 +109,9 @@ def forecast_or_run(what: str, folder: Path, out: Path, encoder: str, engine: st
     from muse.pipeline.datasets.folder import list_folder
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig, extract
-    from muse.pipeline.forecast import make_forecast
+    from muse.pipeline.forecasting.forecast import make_forecast
+    from muse.pipeline.forecasting.pending_work import PendingWork
     from muse.pipeline.listing import rows_of_new_store, sorted_listing
-    from muse.pipeline.pending_work import PendingWork
 
     config = ExtractConfig(out=out, encoder=absolute_spec(encoder), engine=engine)  # type: ignore[arg-type]
     listing = sorted_listing(list_folder(folder / "videos", folder / "captions.csv"))

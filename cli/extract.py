@@ -150,7 +150,7 @@ def extract(
     """Decode videos, encode frames and captions, and cache them in a feature store."""
     from muse.cli.forecast import RunForecast
     from muse.cli.progress import ExtractReporter, interruptible
-    from muse.pipeline.decoder import DecodeLimits
+    from muse.pipeline.decoding.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.extract import extract as run_extract
@@ -207,10 +207,10 @@ def _plan(config: "ExtractConfig", listing: "Listing", *, as_json: bool) -> None
     """Prints what the run will take, and keeps it for a comparison afterwards."""
     from muse.cli.forecast import print_forecast
     from muse.cli.report import print_progress
-    from muse.pipeline.forecast import forecast_run
-    from muse.pipeline.forecast_record import keep_forecast
-    from muse.pipeline.storage import open_storage
-    from muse.pipeline.store_size import require_space
+    from muse.pipeline.forecasting.forecast import forecast_run
+    from muse.pipeline.forecasting.record import keep_forecast
+    from muse.pipeline.forecasting.store_size import require_space
+    from muse.pipeline.storage.files import open_storage
 
     forecast = forecast_run(config, listing, on_progress=print_progress)
     storage = open_storage(config.out)

@@ -6,7 +6,7 @@ from muse.cli.report import duration_text, print_json_line, print_line, print_no
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig, ExtractSummary
-    from muse.pipeline.forecast_record import Forecast
+    from muse.pipeline.forecasting.record import Forecast
 
 _BUSY_BELOW = 0.8  # CPU seconds a second of decoding
 
@@ -47,8 +47,8 @@ class RunForecast:
     """The forecast that was kept for a run, if there is one, beside what the run then takes."""
 
     def __init__(self, config: "ExtractConfig") -> None:
-        from muse.pipeline.forecast_record import kept_forecast
-        from muse.pipeline.storage import open_storage
+        from muse.pipeline.forecasting.record import kept_forecast
+        from muse.pipeline.storage.files import open_storage
 
         self._storage = open_storage(config.out)
         self._forecast = kept_forecast(self._storage)

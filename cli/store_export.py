@@ -90,7 +90,7 @@ def _export_store(
     store: "RawStore", file: Path, *, overwrite: bool
 ) -> tuple[tuple[Path, ...], str]:
     from muse.cli.progress import counts_text
-    from muse.pipeline.hdf5_writer import write_hdf5
+    from muse.pipeline.exports.hdf5_writer import write_hdf5
 
     write_hdf5(store, file, overwrite=overwrite, on_progress=_progress())
     counts = store.counts()
@@ -100,7 +100,7 @@ def _export_store(
 def _export_vectors(
     store: "RawStore", file: Path, *, form: FormFlag, captions: bool, overwrite: bool
 ) -> tuple[tuple[Path, ...], str]:
-    from muse.pipeline.export import write_captions, write_pooled
+    from muse.pipeline.exports.export import write_captions, write_pooled
 
     kind: Literal["npy", "parquet"] = "npy" if form is FormFlag.npy else "parquet"
     counts = store.counts()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _PLAIN_CODECS: tuple[object, ...] = ([_BYTES], [{"name": "bytes"}])  # a bool has no byte order

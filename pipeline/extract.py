@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from muse.errors import TooManyFailuresError, UsageError
-from muse.pipeline.encoders.base import Precision
+from muse.pipeline.encoders.setting import EncoderSetting, Precision
+from muse.pipeline.forecasting.pending_work import PendingWork
+from muse.pipeline.forecasting.store_size import StoreShape, other_bytes, require_space, store_bytes
 from muse.pipeline.golden import require_same_golden
 from muse.pipeline.header import EncoderInfo, Sampling, require_same_encoder
 from muse.pipeline.listing import (
@@ -25,7 +27,6 @@ from muse.pipeline.listing import (
     rows_of_new_store,
     sorted_listing,
 )
-from muse.pipeline.pending_work import PendingWork
 from muse.pipeline.plan import (
     header_of,
     pending_caption_shards,
@@ -38,11 +39,10 @@ from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Listing
 from muse.pipeline.redo import FailureLimit, RedoRules, reopen_rows
 from muse.pipeline.run_record import package_versions, write_failures, write_run_record
-from muse.pipeline.schedule import Engine, LocalEngine, Tick, Workers, available_cpus
-from muse.pipeline.shards import EncoderSetting
-from muse.pipeline.storage import Storage, WriteLock, open_storage
+from muse.pipeline.schedule import Engine, Tick, Workers, available_cpus
+from muse.pipeline.schedule_local import LocalEngine
+from muse.pipeline.storage.files import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
-from muse.pipeline.store_size import StoreShape, other_bytes, require_space, store_bytes
 from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
 

@@ -12,7 +12,7 @@ from muse.errors import StoreError
 from muse.pipeline.chunks import RowArray
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import ClipFeatures, SourceFile
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 from muse.pipeline.views import ArraySpec, arrays_of, dequantise
 
 FEATURES_FOLDER = "features.zarr"

@@ -89,7 +89,7 @@ def relative_distance(left: str, right: str) -> float:
 @lru_cache(maxsize=4)
 def _golden_frame(preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """(size, size, 3) of the clip's second frame, a B-frame, as a run would decode it."""
-    from muse.pipeline.decode import decode_clip  # loads libav
+    from muse.pipeline.decoding.decode import decode_clip  # loads libav
 
     clip = decode_clip(
         VideoRef(video_id="golden", path=CLIP),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from muse.errors import StoreError
 from muse.pipeline.records import Failure, SourceFile
 from muse.pipeline.sealed_json import sealed_bytes, unsealed
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 
 RECEIPTS_FOLDER = "receipts"
 ReceiptKind = Literal["videos", "captions"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import muse
 from muse.pipeline.sealed_json import json_bytes
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 from muse.pipeline.store_writer import FAILURES_FILE, RUN_FILE, writing
 from muse.pipeline.store_zarr import ZarrStore
 

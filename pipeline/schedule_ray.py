@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import (
@@ -22,13 +22,16 @@ from ray.exceptions import (
 )
 
 from muse.errors import EncoderError, MuseError, UsageError, WorkerError
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.schedule import Tick, Workers, decode_tasks
-from muse.pipeline.shards import EncoderSetting, ShardEncoder
+
+if TYPE_CHECKING:
+    from muse.pipeline.shards import ShardEncoder
 
 SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
 _POLL_SECONDS = 0.5
@@ -199,7 +202,7 @@ class _EncodeActor:
     def encode_captions(self, location: str, shard: CaptionShard) -> Receipt:
         return self._ready(location).encode_captions(shard)
 
-    def _ready(self, location: str) -> ShardEncoder:
+    def _ready(self, location: str) -> "ShardEncoder":
         """With the store open; after a restart of this actor, open again."""
         encoder = self._built()
         if self._open_location != location:
@@ -207,8 +210,12 @@ class _EncodeActor:
             self._open_location = location
         return encoder
 
-    def _built(self) -> ShardEncoder:
+    def _built(self) -> "ShardEncoder":
         if self._shard_encoder is None:
+            from muse.pipeline.shards import (
+                ShardEncoder,  # torch, which decoding workers do without
+            )
+
             self._shard_encoder = ShardEncoder(self._setting)
         return self._shard_encoder
 

@@ -8,14 +8,14 @@ often the run was cut off. Knows nothing of how clips are decoded or workers are
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.pipeline.encoders.base import Encoder, Precision, build_encoder
+from muse.pipeline.encoders.base import Encoder, build_encoder
+from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.feature_rows import FeatureRows
 from muse.pipeline.golden import measure_golden, require_same_golden
 from muse.pipeline.header import EncoderInfo, Golden, require_same_encoder
@@ -29,17 +29,6 @@ from muse.pipeline.views import arrays_of_clip, encoded_views
 TEXTS_PER_BATCH = 64
 
 Row = ClipFeatures | Failure
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderSetting:
-    """How a worker builds its encoder."""
-
-    spec: str
-    device: str
-    precision: Precision
-    num_threads: int
-    """Of torch on the CPU. Fixed, since the split of a sum decides its last bits."""
 
 
 class ShardEncoder:

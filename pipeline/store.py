@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 from muse.pipeline.views import ArraySpec
 
 HEADER_FILE = "store.json"
@@ -192,7 +192,7 @@ def open_raw_store(path: Path | str, *, view: str | None = None) -> RawStore:
     """The same store as `open_store`'s, with every array of it."""
     storage = open_storage(path)
     if _is_hdf5(storage.location):
-        from muse.pipeline.store_hdf5 import Hdf5Store  # this module is below it
+        from muse.pipeline.exports.store_hdf5 import Hdf5Store  # this module is below it
 
         return Hdf5Store.open(Path(storage.location), view=view)
     if storage.size(HEADER_FILE) is None:

@@ -34,7 +34,7 @@ from muse.pipeline.receipts import (
 )
 from muse.pipeline.records import ClipFeatures, Failure, printable
 from muse.pipeline.sealed_json import sealed_bytes
-from muse.pipeline.storage import Storage, open_storage
+from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, FORECAST_FILE, HEADER_FILE
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
 from muse.pipeline.views import ArraySpec, arrays_of

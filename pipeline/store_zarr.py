@@ -21,7 +21,7 @@ from muse.pipeline.header import StoreHeader, header_from_json
 from muse.pipeline.receipts import Receipt, ReceiptKind, read_receipts
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
 from muse.pipeline.sealed_json import hash_of_json, unsealed
-from muse.pipeline.storage import Storage, open_storage
+from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
 from muse.pipeline.views import ArraySpec
 

@@ -13,7 +13,7 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore

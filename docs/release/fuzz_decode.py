@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, VideoRef
 

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muse.errors import EncoderError
+from muse.pipeline.encoders.setting import Precision
 from muse.pipeline.header import EncoderInfo, Preprocessing
 
 _FLOAT16_INFINITY_BITS = 0x7C00
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Encoder(Protocol):

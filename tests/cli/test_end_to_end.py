@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from muse.cli.search import print_answers
-from muse.pipeline.storage_names import LOCK_FILE
+from muse.pipeline.storage.names import LOCK_FILE
 from muse.pipeline.store_zarr import ZarrStore
 from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 

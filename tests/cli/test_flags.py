@@ -23,8 +23,8 @@ from muse.head.model import HeadConfig
 from muse.head.scan.select import ScanBackend
 from muse.head.train import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
-from muse.pipeline.decoder import DecodeLimits
-from muse.pipeline.encoders.base import Precision
+from muse.pipeline.decoding.decoder import DecodeLimits
+from muse.pipeline.encoders.setting import Precision
 from muse.pipeline.extract import EngineName, ExtractConfig
 from muse.pipeline.header import Sampling, SamplingKind
 from muse.pipeline.redo import FailureLimit, RedoRules

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from muse.cli.forecast import comparison, print_forecast
-from muse.pipeline.forecast_record import Forecast
+from muse.pipeline.forecasting.record import Forecast
 
 
 @pytest.fixture

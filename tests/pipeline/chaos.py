@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muse.pipeline.decoder import DecodeTask, attempt
+from muse.pipeline.decoding.decoder import DecodeTask, attempt
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.records import Caption, Clip, Failure, Listing, VideoRef
 
@@ -75,7 +75,8 @@ def patient_attempt(task: DecodeTask) -> Clip | Failure:
 
 def install() -> None:
     """Puts both in their places, in a driver or in a worker of Ray."""
-    from muse.pipeline import decoder, shards
+    from muse.pipeline import shards
+    from muse.pipeline.decoding import decoder
 
     setattr(shards, "build_encoder", patient_encoder)  # noqa: B010  # it is not theirs
     decoder.attempt = patient_attempt

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from runs import Runs, clip_of_word
 from small_store import SmallStore
 
-from muse.pipeline import plan, schedule, shards, store_writer, verify, zarr_layout
-from muse.pipeline.decoder import DecodeLimits, DecodeTask
+from muse.pipeline import plan, schedule_local, shards, store_writer, verify, zarr_layout
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling, StoreHeader
 from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
 from muse.pipeline.plan import header_of
@@ -24,7 +24,7 @@ from muse.pipeline.records import (
     Listing,
     VideoRef,
 )
-from muse.pipeline.storage_names import LOCK_FILE
+from muse.pipeline.storage.names import LOCK_FILE
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 
@@ -275,7 +275,7 @@ def runs(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(schedule, "IsolatedDecoder", DecoderOfWords)
+    monkeypatch.setattr(schedule_local, "IsolatedDecoder", DecoderOfWords)
     monkeypatch.setattr(shards, "build_encoder", plain_encoder)
     return made
 

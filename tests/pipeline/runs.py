@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decoder import DecodeTask
+from muse.pipeline.decoding.decoder import DecodeTask
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing

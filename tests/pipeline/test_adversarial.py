@@ -17,11 +17,11 @@ from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from muse.pipeline import shards
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
+from muse.pipeline.decoding.picture import without_far_ends
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.extract import ExtractConfig, extract
-from muse.pipeline.picture import without_far_ends
 from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing, VideoRef, printable
 from muse.pipeline.schedule import Workers
 from muse.pipeline.store import FeatureStore, open_store
@@ -58,10 +58,13 @@ def made(case: Case, folder: Path, make_video: MakeVideo) -> Path:
 
 
 def parameters() -> list[object]:
+    """All cases: every third is tried at every save, the others in the slow tier."""
     slow = [pytest.mark.slow]
     return [
-        pytest.param(case, id=ascii(case.name)[1:-1], marks=slow if case.is_slow else [])
-        for case in CASES
+        pytest.param(
+            case, id=ascii(case.name)[1:-1], marks=slow if case.is_slow or place % 3 else []
+        )
+        for place, case in enumerate(CASES)
     ]
 
 
@@ -176,7 +179,7 @@ def test_a_picture_of_common_shape_keeps_its_ends(size: tuple[int, int]) -> None
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from muse.pipeline.decoder import DecodeTask, attempt
+from muse.pipeline.decoding.decoder import DecodeTask, attempt
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import VideoRef
 preprocessing = Preprocessing(

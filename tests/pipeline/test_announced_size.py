@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from muse.pipeline.announced_size import announced_end
+from muse.pipeline.decoding.announced_size import announced_end
 
 EBML = bytes.fromhex("1A45DFA3") + b"\x82" + b"\x00\x00"  # a header of two bytes: ends at 7
 SEGMENT = bytes.fromhex("18538067")

@@ -10,7 +10,7 @@ from runs import Runs, few_of
 
 from muse.errors import IncompatibleStoreError
 from muse.pipeline.extract import extract
-from muse.pipeline.storage import LocalStorage
+from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store_zarr import ZarrStore
 from muse.pipeline.verify import verify
 

@@ -13,7 +13,7 @@ import pytest
 from chaos import Driver, Run, decoders_of, descendants, is_alive, kill, title, wait_until
 
 from muse.pipeline.redo import RedoRules
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 from muse.pipeline.store_zarr import ZarrStore
 from muse.pipeline.verify import verify
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.chunks import RowArray, chunk_content, chunk_name, shard_content
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 
 ROWS, SHAPE = 7, (7, 2, 3)
 

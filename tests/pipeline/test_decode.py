@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
-from muse.pipeline.decode import decode_clip, read_timeline
+from muse.pipeline.decoding.decode import decode_clip, read_timeline
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, VideoRef
 
@@ -379,7 +379,8 @@ def test_frames_before_the_damage_still_decode(
 def test_a_video_longer_than_allowed_is_refused_before_a_frame_is_decoded(
     two_second_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muse.pipeline.decode._decoded_frames", None)  # calling it is a TypeError
+    # Calling it would be a TypeError.
+    monkeypatch.setattr("muse.pipeline.decoding.decode._decoded_frames", None)
     error = refusal(two_second_video, max_duration_seconds=1.5)
     assert (error.reason, "2.0 s long" in str(error)) == ("too_long", True)
 
@@ -401,7 +402,7 @@ def test_want_of_memory_is_the_file_s_fault_where_there_is_room_for_all_of_it(
 ) -> None:
     monkeypatch.setattr("av.open", no_memory)
     monkeypatch.setattr(
-        "muse.pipeline.decode._has_memory_for", lambda size_bytes: size_bytes <= room_bytes
+        "muse.pipeline.decoding.decode._has_memory_for", lambda size_bytes: size_bytes <= room_bytes
     )
     with pytest.raises(expected):
         decode(two_second_video)

@@ -15,10 +15,10 @@ import pytest
 from unruly import act_as_named, crash_on_b_and_hang_on_e
 
 from muse.errors import DecodeError, UsageError
-from muse.pipeline import decoder
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decode import decode_clip
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, attempt
+from muse.pipeline.decoding import decoder
+from muse.pipeline.decoding.decode import decode_clip
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, attempt
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, Failure, SourceFile, VideoRef
 
@@ -72,7 +72,7 @@ def test_a_surprise_in_decoding_is_a_failure_of_its_video(
     def surprised(*args: object, **settings: object) -> Clip:
         raise error
 
-    monkeypatch.setattr("muse.pipeline.decoder.decode_clip", surprised)
+    monkeypatch.setattr("muse.pipeline.decoding.decoder.decode_clip", surprised)
     failure = attempt(make_task(tmp_path / "clip.mp4"))
     assert isinstance(failure, Failure)
     assert failure.reason == reason
@@ -90,7 +90,7 @@ def test_want_of_memory_is_left_to_who_can_try_again(
             raise DecodeError("no memory", reason="corrupt") from MemoryError()
         raise MemoryError
 
-    monkeypatch.setattr("muse.pipeline.decoder.decode_clip", starved)
+    monkeypatch.setattr("muse.pipeline.decoding.decoder.decode_clip", starved)
     with pytest.raises(MemoryError):
         attempt(make_task(tmp_path / "clip.mp4"))
 
@@ -147,7 +147,7 @@ def test_a_file_that_is_not_what_it_was_is_a_failure(
 
     path = tmp_path / "clip.mp4"
     shutil.copy(two_second_video, path)
-    monkeypatch.setattr("muse.pipeline.decoder.decode_clip", decoded)
+    monkeypatch.setattr("muse.pipeline.decoding.decoder.decode_clip", decoded)
     failure = attempt(make_task(path))
     assert isinstance(failure, Failure)
     assert (failure.reason, words in failure.message) == (reason, True)
@@ -242,7 +242,7 @@ def test_a_dead_or_hung_child_is_a_failure_of_its_video(
 
 def test_a_decoding_process_loads_neither_torch_nor_zarr_nor_ray() -> None:
     script = (
-        "import sys; import muse.pipeline.decoder, muse.pipeline.decode; "
+        "import sys; import muse.pipeline.decoding.decoder, muse.pipeline.decoding.decode; "
         "print(sorted({'torch', 'zarr', 'ray', 'open_clip'} & set(sys.modules)))"
     )
     done = subprocess.run(

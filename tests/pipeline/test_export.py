@@ -3,19 +3,19 @@
 import dataclasses
 import json
 import math
-import resource
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.pipeline.full_disk import files_up_to
 from tests.pipeline.raw_memory import ALL_VIEWS, IDS, RawMemoryStore, make_raw
 
 from muse.errors import StoreError
 from muse.head.model import MeanPoolHead
-from muse.pipeline import export
-from muse.pipeline.export import mean_pooled, write_captions, write_pooled
+from muse.pipeline.exports import export
+from muse.pipeline.exports.export import mean_pooled, write_captions, write_pooled
 from muse.pipeline.records import ClipFeatures
 
 OK_ROWS = (0, 1, 3, 5)
@@ -174,13 +174,11 @@ def test_neither_file_is_replaced_unasked(source: RawMemoryStore, tmp_path: Path
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     source: RawMemoryStore, tmp_path: Path, kind: export.TableKind
 ) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
-    try:
-        with pytest.raises(StoreError, match=r"can't be written .*Nothing is left of it") as raised:
-            write_pooled(source, tmp_path / "x", kind=kind)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        files_up_to(150),
+        pytest.raises(StoreError, match=r"can't be written .*Nothing is left of it") as raised,
+    ):
+        write_pooled(source, tmp_path / "x", kind=kind)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 

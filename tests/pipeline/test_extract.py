@@ -18,16 +18,16 @@ import pytest
 
 from muse.errors import IncompatibleStoreError, ManifestError, StoreError, UsageError
 from muse.pipeline import extract as extract_module
-from muse.pipeline import schedule, shards
+from muse.pipeline import schedule_local, shards
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decode import decode_clip
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, attempt
+from muse.pipeline.decoding.decode import decode_clip
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, attempt
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, Progress, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import Clip, Failure, Listing
 from muse.pipeline.schedule import Workers
-from muse.pipeline.storage import LocalStorage
+from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store import open_store
 from muse.pipeline.store_zarr import ZarrStore
 
@@ -50,7 +50,7 @@ def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "IsolatedDecoder", DecoderHere)
+        patch.setattr(schedule_local, "IsolatedDecoder", DecoderHere)
         patch.setattr(shards, "build_encoder", plain_encoder)
         patch.setattr("os.fsync", lambda descriptor: None)  # tested with the storage
         yield

@@ -16,8 +16,8 @@ import pytest
 from faulty_disk import Fault, FaultyDisk, PowerCutError, Remains
 
 from muse.errors import StoreError
-from muse.pipeline import schedule, shards, zarr_layout
-from muse.pipeline.decoder import DecodeTask, decode_failure
+from muse.pipeline import schedule_local, shards, zarr_layout
+from muse.pipeline.decoding.decoder import DecodeTask, decode_failure
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Sampling, StoreHeader
@@ -25,7 +25,7 @@ from muse.pipeline.records import Caption, Clip, Failure, Listing, VideoRef
 from muse.pipeline.redo import RedoRules
 from muse.pipeline.schedule import Workers
 from muse.pipeline.sources import source_of
-from muse.pipeline.storage import LocalStorage
+from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store import HEADER_FILE
 from muse.pipeline.store_zarr import ZarrStore
 from muse.pipeline.verify import verify
@@ -62,7 +62,7 @@ class NotesAsVideos:
 @pytest.fixture(scope="module", autouse=True)
 def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "IsolatedDecoder", NotesAsVideos)
+        patch.setattr(schedule_local, "IsolatedDecoder", NotesAsVideos)
         patch.setattr(shards, "build_encoder", plain_encoder)
         # To save time: thousands of runs describe a dozen different stores, and most end well.
         patch.setattr(zarr_layout, "array_metadata", _remembered(zarr_layout.array_metadata))

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from muse.errors import StoreError
-from muse.pipeline import probe_decoders, schedule, shards
+from muse.pipeline import schedule_local, shards
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, attempt
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, attempt
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, extract
-from muse.pipeline.forecast import forecast_of, make_forecast
-from muse.pipeline.forecast_record import (
+from muse.pipeline.forecasting import probe_decoders
+from muse.pipeline.forecasting.forecast import forecast_of, make_forecast
+from muse.pipeline.forecasting.pending_work import PendingWork, Population, VideoTimes
+from muse.pipeline.forecasting.probe import Probe
+from muse.pipeline.forecasting.probe_decoders import DecodeSample, SizedVideo, sized, spread_sample
+from muse.pipeline.forecasting.record import (
     Forecast,
     forecast_from_json,
     keep_forecast,
@@ -23,12 +27,9 @@ from muse.pipeline.forecast_record import (
 )
 from muse.pipeline.header import EncoderInfo, Sampling
 from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
-from muse.pipeline.pending_work import PendingWork, Population, VideoTimes
-from muse.pipeline.probe import Probe
-from muse.pipeline.probe_decoders import DecodeSample, SizedVideo, sized, spread_sample
 from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.schedule import Workers
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ def run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "IsolatedDecoder", DecoderHere)
+        patch.setattr(schedule_local, "IsolatedDecoder", DecoderHere)
         patch.setattr(probe_decoders, "IsolatedDecoder", DecoderHere)
         patch.setattr(shards, "build_encoder", plain_encoder)
-        patch.setattr("muse.pipeline.probe._PAIR_SECONDS", 0.05)
+        patch.setattr("muse.pipeline.forecasting.probe._PAIR_SECONDS", 0.05)
         yield
 
 
@@ -131,8 +132,8 @@ def test_where_every_video_is_missing_only_captions_chunks_are_written(
 def test_a_disk_without_place_for_one_shard_is_refused_before_any_video_is_decoded(
     rows: ListedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muse.pipeline.forecast.free_bytes_at", lambda out: 1_000)
-    monkeypatch.setattr("muse.pipeline.probe.DecoderPool", None)
+    monkeypatch.setattr("muse.pipeline.forecasting.forecast.free_bytes_at", lambda out: 1_000)
+    monkeypatch.setattr("muse.pipeline.forecasting.probe.DecoderPool", None)
     with pytest.raises(StoreError, match=r"needs .* kB, its disk has 1\.0 kB free"):
         make_forecast(config_for(tmp_path / "s"), PendingWork.of(rows, None, shard_size=4))
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muse.errors import IncompatibleStoreError
-from muse.pipeline import decode, golden
+from muse.pipeline import golden
+from muse.pipeline.decoding import decode
 from muse.pipeline.encoders.base import Encoder, build_encoder
 from muse.pipeline.golden import (
     measure_golden,

@@ -14,13 +14,13 @@ import pytest
 from unruly import act, act_at_first
 
 from muse.errors import WorkerError
-from muse.pipeline.child_process import (
+from muse.pipeline.decoding.child_process import (
     ProcessDiedError,
     ProcessKilledError,
     ProcessOutOfMemoryError,
     ProcessTimedOutError,
 )
-from muse.pipeline.isolation import IsolatedFunction
+from muse.pipeline.decoding.isolation import IsolatedFunction
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def _error_of(isolated: IsolatedFunction[str, int], action: str) -> type[BaseExc
 @pytest.mark.parametrize("action", ["hang", "hang and let no other thread run"])
 def test_a_hanging_child_ends_when_its_parent_is_killed(action: str) -> None:
     script = (
-        "import unruly; from muse.pipeline.isolation import IsolatedFunction\n"
+        "import unruly; from muse.pipeline.decoding.isolation import IsolatedFunction\n"
         "function = IsolatedFunction(unruly.act, timeout_seconds=60)\n"
         "print(function('answer'), flush=True); "
         f"function({action!r})"

@@ -1,22 +1,12 @@
 """A library that writes to a full disk does not notice; whoever asks does."""
 
 import errno
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.pipeline.full_disk import files_up_to
 
-from muse.pipeline.patient_file import PatientFile
-
-
-@pytest.fixture
-def _ten_bytes() -> Iterator[None]:
-    """No file may grow beyond ten bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+from muse.pipeline.exports.patient_file import PatientFile
 
 
 def test_what_fits_is_in_the_file(tmp_path: Path) -> None:
@@ -31,10 +21,9 @@ def test_what_fits_is_in_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b"abXYe"
 
 
-@pytest.mark.usefixtures("_ten_bytes")
 def test_what_the_disk_refuses_is_read_back_until_someone_asks(tmp_path: Path) -> None:
     wanted = bytearray(b"abcdefghijklmnop")
-    with PatientFile(tmp_path / "x") as file:
+    with files_up_to(10), PatientFile(tmp_path / "x") as file:
         file.write(wanted[:6])
         file.check()
         file.write(wanted[6:])

@@ -17,7 +17,7 @@ from muse.pipeline.receipts import (
     write_receipt,
 )
 from muse.pipeline.records import ClipFeatures, Failure, SourceFile
-from muse.pipeline.storage import Storage, open_storage
+from muse.pipeline.storage.files import Storage, open_storage
 
 MakeFeatures = Callable[..., ClipFeatures]
 MakeStore = Callable[..., SmallStore]

@@ -10,7 +10,7 @@ from runs import Runs, few_of
 
 from muse.errors import TooManyFailuresError, UsageError
 from muse.pipeline.redo import FailureLimit, RedoRules
-from muse.pipeline.storage import LocalStorage
+from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.verify import verify
 
 CAPTIONS = [("a", "one"), ("gone", "a dog"), ("gone", "seventeen"), ("d", "three")]

@@ -9,9 +9,9 @@ import pytest
 from tests.pipeline.storage_s3 import s3_bucket
 
 from muse.errors import StoreError
-from muse.pipeline import schedule, shards
+from muse.pipeline import schedule_local, shards
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decoder import attempt
+from muse.pipeline.decoding.decoder import attempt
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Sampling
@@ -25,7 +25,7 @@ from muse.pipeline.verify import verify
 
 @pytest.fixture(autouse=True)
 def _run_here(plain_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "IsolatedDecoder", lambda limits: _Here())
+    monkeypatch.setattr(schedule_local, "IsolatedDecoder", lambda limits: _Here())
     monkeypatch.setattr(shards, "build_encoder", plain_encoder)
 
 
@@ -100,7 +100,7 @@ def test_a_run_at_a_url_goes_on_where_it_was_cut_off(
 def test_a_url_that_holds_something_else_is_refused(
     config: ExtractConfig, listing: Listing
 ) -> None:
-    from muse.pipeline.storage import open_storage
+    from muse.pipeline.storage.files import open_storage
 
     open_storage(config.out).write("thesis/chapter1.tex", b"it was a dark night")
     with pytest.raises(StoreError, match=r"not empty \(thesis is in it\)"):

@@ -4,7 +4,13 @@ import random
 
 import pytest
 
-from muse.pipeline.run_model import Pace, ShardWork, run_seconds, videos_seconds, without_stage
+from muse.pipeline.forecasting.run_model import (
+    Pace,
+    ShardWork,
+    run_seconds,
+    videos_seconds,
+    without_stage,
+)
 
 
 def pace(**changes: float) -> Pace:

@@ -9,14 +9,16 @@ import pytest
 from unruly import crash_on_b_and_hang_on_e
 
 from muse.errors import EncoderError
-from muse.pipeline import decoder, shards
+from muse.pipeline import shards
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decoder import DecodeLimits
+from muse.pipeline.decoding import decoder
+from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Sampling
-from muse.pipeline.schedule import LocalEngine, Workers
-from muse.pipeline.shards import EncoderSetting
+from muse.pipeline.schedule import Workers
+from muse.pipeline.schedule_local import LocalEngine
 from muse.pipeline.store import open_store
 
 
@@ -29,6 +31,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_built(
         LocalEngine(setting, Workers())
 
 
+@pytest.mark.slow
 def test_a_video_whose_decoder_crashes_or_hangs_costs_only_itself(
     video_folder: Path,
     plain_encoder: Callable[..., Encoder],

@@ -8,7 +8,7 @@ import pytest
 
 from muse.errors import EncoderError, UsageError
 from muse.pipeline.datasets.folder import list_folder
-from muse.pipeline.decoder import DecodeLimits
+from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.schedule import Workers

@@ -10,11 +10,12 @@ import pytest
 from muse.errors import IncompatibleStoreError
 from muse.pipeline import shards
 from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import Sampling
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
 from muse.pipeline.records import Clip, Failure
-from muse.pipeline.shards import EncoderSetting, ShardEncoder
+from muse.pipeline.shards import ShardEncoder
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 

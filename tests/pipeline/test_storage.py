@@ -19,22 +19,22 @@ import pytest
 from tests.pipeline.storage_s3 import s3_bucket
 
 from muse.errors import StoreError, UsageError
-from muse.pipeline import storage_lease
-from muse.pipeline.storage import LocalStorage, Storage, open_storage
-from muse.pipeline.storage_fsspec import FsspecStorage
-from muse.pipeline.storage_lease import Lease
+from muse.pipeline.storage import lease as storage_lease
+from muse.pipeline.storage.files import LocalStorage, Storage, open_storage
+from muse.pipeline.storage.lease import Lease
+from muse.pipeline.storage.object_store import FsspecStorage
 
 KINDS = ("local", "memory", pytest.param("s3", marks=pytest.mark.slow))
 HOLD = """
 import sys, time
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 with open_storage(sys.argv[1]).lock() as lock:
     print("held", flush=True)
     sys.stdin.read()
 """
 HOLD_WITH_CHILDREN = """
 import os, subprocess, sys, time
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 with open_storage(sys.argv[1]).lock() as lock:
     print("held", flush=True)
     print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
@@ -45,7 +45,7 @@ with open_storage(sys.argv[1]).lock() as lock:
 """
 WRITE_FOR_EVER = """
 import itertools, sys
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 storage = open_storage(sys.argv[1])
 print("writing", flush=True)
 for number in itertools.count():
@@ -239,7 +239,7 @@ class TestSeveralProcesses:
         assert storage.list("") == ["a/mine"]
         assert storage.size("a/theirs") is None
         program = (
-            "import sys; from muse.pipeline.storage import open_storage as o;"
+            "import sys; from muse.pipeline.storage.files import open_storage as o;"
             "s = o(sys.argv[1]); s.write('a/theirs', b'22'); s.write('a/mine', b'333'); print(1)"
         )
         _end(_start(program, storage.location))
@@ -655,7 +655,7 @@ class TestS3:
         environment = {**os.environ, variable: os.environ["AWS_ENDPOINT_URL"]}
         del environment["AWS_ENDPOINT_URL"]
         program = (
-            "import sys; from muse.pipeline.storage import open_storage as o;"
+            "import sys; from muse.pipeline.storage.files import open_storage as o;"
             "o(sys.argv[1]).write('endpoint', b'x')"
         )
         location = f"{bucket}/{variable}"
@@ -689,7 +689,7 @@ class TestS3:
 
     def test_it_works_on_in_a_forked_child(self, bucket: str) -> None:
         program = (
-            "import os, sys; from muse.pipeline.storage import open_storage as o;"
+            "import os, sys; from muse.pipeline.storage.files import open_storage as o;"
             "s = o(sys.argv[1]); s.write('file', b'x'); pid = os.fork()\n"
             "if pid == 0: os._exit(0 if s.read('file') == b'x' else 1)\n"
             "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"

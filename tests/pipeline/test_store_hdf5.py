@@ -4,22 +4,21 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
-import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from tests.pipeline.full_disk import files_up_to
 from tests.pipeline.raw_memory import ALL_VIEWS, IDS, RawMemoryStore, make_raw, written_as_zarr
 
 from muse.errors import StoreError
-from muse.pipeline import store_hdf5
-from muse.pipeline.hdf5_writer import write_hdf5
+from muse.pipeline.exports import store_hdf5
+from muse.pipeline.exports.hdf5_writer import write_hdf5
 from muse.pipeline.records import Caption, ClipFeatures
 from muse.pipeline.store import RawStore, StoreCounts, open_raw_store, open_store
 
@@ -260,17 +259,6 @@ def test_an_interrupted_export_leaves_the_old_file(file: Path, source: RawMemory
     with pytest.raises(KeyboardInterrupt):
         write_hdf5(source, file, overwrite=True, on_progress=interrupt)
     assert (list(file.parent.iterdir()), file.read_bytes()) == ([file], before)
-
-
-@contextmanager
-def files_up_to(num_bytes: int) -> Iterator[None]:
-    """What a full disk does, at a place of our choice."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])

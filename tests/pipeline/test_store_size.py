@@ -8,10 +8,10 @@ import pytest
 import zarr
 
 from muse.errors import StoreError
+from muse.pipeline.forecasting.store_size import StoreShape, require_space, store_bytes
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import all_caption_shards, all_video_shards
-from muse.pipeline.store_size import StoreShape, require_space, store_bytes
 from muse.pipeline.views import arrays_of
 from muse.pipeline.zarr_layout import array_metadata
 

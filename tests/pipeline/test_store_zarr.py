@@ -17,7 +17,7 @@ from muse.errors import StoreError
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import RECEIPTS_FOLDER
 from muse.pipeline.records import ClipFeatures, ClipTokens, Failure, SourceFile
-from muse.pipeline.storage import LocalStorage
+from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store import StoreCounts, open_store
 
 MakeTokens = Callable[..., ClipTokens]

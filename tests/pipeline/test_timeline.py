@@ -4,7 +4,12 @@ from fractions import Fraction
 
 import pytest
 
-from muse.pipeline.timeline import LONGEST_PAUSE_SECONDS, PacketTimes, ends_early, timeline_of
+from muse.pipeline.decoding.timeline import (
+    LONGEST_PAUSE_SECONDS,
+    PacketTimes,
+    ends_early,
+    timeline_of,
+)
 
 TENTH = Fraction(1, 10)
 

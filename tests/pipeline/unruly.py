@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from muse.pipeline.decoder import DecodeTask
+    from muse.pipeline.decoding.decoder import DecodeTask
     from muse.pipeline.records import Clip, Failure
 
 # NumPy is loaded here after the memory limit is set, and its buffers grow with the cores.
@@ -59,14 +59,14 @@ def act_at_first(what: tuple[str, int, Path]) -> int:
 def act_as_named(task: "DecodeTask") -> "Clip | Failure":
     """`attempt`, after what the video is called has been done."""
     act(task.video.video_id)
-    from muse.pipeline.decoder import attempt
+    from muse.pipeline.decoding.decoder import attempt
 
     return attempt(task)
 
 
 def crash_on_b_and_hang_on_e(task: "DecodeTask") -> "Clip | Failure":
     """`attempt`, but the video b.mp4 ends the process and e.mp4 takes a minute."""
-    from muse.pipeline.decoder import attempt
+    from muse.pipeline.decoding.decoder import attempt
 
     if task.video.video_id == "b.mp4":
         act("segfault")

@@ -18,10 +18,10 @@ from typing import Any
 import fsspec
 
 from muse.errors import MuseError, UsageError
-from muse.pipeline.durable_files import Content
-from muse.pipeline.storage import WriteLock
-from muse.pipeline.storage_lease import SETTLE_SECONDS, hold_lease
-from muse.pipeline.storage_names import is_hidden, require_name
+from muse.pipeline.storage.durable_files import Content
+from muse.pipeline.storage.files import WriteLock
+from muse.pipeline.storage.lease import SETTLE_SECONDS, hold_lease
+from muse.pipeline.storage.names import is_hidden, require_name
 
 # Where one put is atomic, and what has to be installed. On others (sftp, hdfs, smb) a reader could
 # see half a file.

@@ -1,7 +1,7 @@
 """One writer at a time in a local folder: a lock that the kernel frees when its holder dies.
 
 The lock is ``flock`` on a file that stays; what the file says is for the message alone. Knows
-nothing of what is written under the lock, nor of object stores: ``storage_lease`` is theirs.
+nothing of what is written under the lock, nor of object stores: ``lease`` is theirs.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from muse.errors import StoreError
-from muse.pipeline.storage_names import LOCK_FILE
+from muse.pipeline.storage.names import LOCK_FILE
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _held: set[int] = set()  # descriptors of this process, for a fork's child to close

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from muse.errors import WorkerError
-from muse.pipeline.child_process import (
+from muse.pipeline.decoding.child_process import (
     ChildProcess,
     ProcessDiedError,
     ProcessKilledError,

@@ -1,7 +1,7 @@
 """One child process that calls a function on what it is sent, within a limit of memory.
 
 Tells how a child ended: by its own fault, for want of memory, or by somebody's signal. Knows
-nothing of retries (`muse.pipeline.isolation`) nor of videos.
+nothing of retries (`muse.pipeline.decoding.isolation`) nor of videos.
 """
 
 import contextlib

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from muse.errors import StoreError
-from muse.pipeline.hdf5_contents import ABSENT, FAILURE_FIELDS, LAYOUT_VERSION
-from muse.pipeline.new_file import new_file
-from muse.pipeline.patient_file import PatientFile
+from muse.pipeline.exports.hdf5_contents import ABSENT, FAILURE_FIELDS, LAYOUT_VERSION
+from muse.pipeline.exports.new_file import new_file
+from muse.pipeline.exports.patient_file import PatientFile
 from muse.pipeline.store import RawStore
 from muse.pipeline.views import ArraySpec
 

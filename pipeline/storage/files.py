@@ -2,7 +2,7 @@
 
 A file appears whole or not at all, and once `Storage.write` has returned it survives a crash of the
 machine. Names are relative to the store's root and written with ``/``. Knows nothing of what the
-files hold. What is not a local folder is ``storage_fsspec``'s.
+files hold. What is not a local folder is ``object_store``'s.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from muse.errors import UsageError
-from muse.pipeline.durable_files import Content, sync_folder, write_new
-from muse.pipeline.storage_lock import lock_folder
-from muse.pipeline.storage_names import PARTIAL_SUFFIX, is_hidden, require_name
+from muse.pipeline.storage.durable_files import Content, sync_folder, write_new
+from muse.pipeline.storage.lock import lock_folder
+from muse.pipeline.storage.names import PARTIAL_SUFFIX, is_hidden, require_name
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")  # one letter is a drive of Windows
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -158,7 +158,9 @@ def open_storage(location: str | Path) -> Storage:
             f"{text}: a URL has two slashes ({scheme}://...); a folder of that name needs its "
             "absolute path."
         )
-    from muse.pipeline.storage_fsspec import FsspecStorage  # heavy, and this module is below it
+    from muse.pipeline.storage.object_store import (
+        FsspecStorage,  # heavy, and this module is below it
+    )
 
     return FsspecStorage(text)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from muse.errors import StoreError
-from muse.pipeline.storage_lock import refusal, signature
-from muse.pipeline.storage_names import LEASE_FILE
+from muse.pipeline.storage.lock import refusal, signature
+from muse.pipeline.storage.names import LEASE_FILE
 
 RENEW_SECONDS = 20.0
 DEAD_AFTER_SECONDS = 90.0  # four renewals may fail

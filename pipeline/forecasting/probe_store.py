@@ -21,7 +21,7 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
 from muse.pipeline.records import Caption, Clip, ClipFeatures, VideoRef
 from muse.pipeline.shards import TEXTS_PER_BATCH, ShardEncoder
-from muse.pipeline.storage import open_storage
+from muse.pipeline.storage.files import open_storage
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of
 

@@ -22,14 +22,14 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
-from muse.pipeline.announced_size import announced_end
+from muse.pipeline.decoding.announced_size import announced_end
+from muse.pipeline.decoding.picture import upright, without_far_ends
+from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
+from muse.pipeline.decoding.video_file import existing_file, readable_bytes
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
-from muse.pipeline.picture import upright, without_far_ends
 from muse.pipeline.records import Clip, FailureReason, VideoRef
 from muse.pipeline.sampling import instants, shown_frames
-from muse.pipeline.timeline import PacketTimes, Timeline, ends_early, timeline_of
-from muse.pipeline.video_file import existing_file, readable_bytes
 
 _PYAV = int(av.__version__.partition(".")[0])
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
@@ -296,8 +296,7 @@ def _open_video(path: Path) -> InputContainer:
     # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
     av.logging.set_level(None)
     try:
-        # Absolute, since libav takes "12:30.mp4" for a protocol. Titles are in any encoding.
-        name = str(path.absolute())
+        name = str(path.absolute())  # libav takes "12:30.mp4" for a protocol
         return av.open(name) if _PYAV >= 19 else av.open(name, metadata_errors="replace")
     except MemoryError as error:
         raise _claim_or_want(error, path) from None

@@ -1,8 +1,8 @@
 """What a run will take, before it: bytes, hours, memory, and which stage is the slow one.
 
 ``muse extract --plan`` on one page: pending work -> probe of a sample -> every video gets the time
-of a measured one of its size -> the run is played (`muse.pipeline.run_model`), again and again on
-resampled measurements for the interval. Bytes are exact if every present file decodes.
+of a measured one of its size -> the run is played (``run_model``), again and again on resampled
+measurements for the interval. Bytes are exact if every present file decodes.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from muse.pipeline.forecast_record import INTERVAL, Forecast, Stage, wilson_interval
-from muse.pipeline.forecast_text import binding_sentence
+from muse.pipeline.forecasting.pending_work import PendingWork, Population, VideoTimes
+from muse.pipeline.forecasting.probe import Probe, probe_run
+from muse.pipeline.forecasting.probe_store import scratch_location
+from muse.pipeline.forecasting.record import INTERVAL, Forecast, Stage, wilson_interval
+from muse.pipeline.forecasting.run_model import Pace, ShardWork, run_seconds, without_stage
+from muse.pipeline.forecasting.store_size import StoreShape, other_bytes, require_space, store_bytes
+from muse.pipeline.forecasting.wording import binding_sentence
 from muse.pipeline.header import EncoderInfo
 from muse.pipeline.listing import sorted_listing
-from muse.pipeline.pending_work import PendingWork, Population, VideoTimes
-from muse.pipeline.probe import Probe, probe_run
-from muse.pipeline.probe_store import scratch_location
 from muse.pipeline.records import Listing
 from muse.pipeline.redo import reopened_receipts
-from muse.pipeline.run_model import Pace, ShardWork, run_seconds, without_stage
 from muse.pipeline.schedule import available_cpus
-from muse.pipeline.storage import open_storage
-from muse.pipeline.store_size import StoreShape, other_bytes, require_space, store_bytes
+from muse.pipeline.storage.files import open_storage
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig

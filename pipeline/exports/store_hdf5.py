@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
-from muse.pipeline.hdf5_contents import Hdf5Contents, broken_file, read_contents
+from muse.pipeline.exports.hdf5_contents import Hdf5Contents, broken_file, read_contents
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.store import StoreCounts, counts_of, token_view_of
 from muse.pipeline.views import dequantise
@@ -47,7 +47,7 @@ class Hdf5Store:
         """The store in a file.
 
         Args:
-            file: Written by `muse.pipeline.hdf5_writer.write_hdf5`.
+            file: Written by `muse.pipeline.exports.hdf5_writer.write_hdf5`.
             view: What `read_clip` reads; see `muse.pipeline.store.token_view_of`.
 
         Raises:

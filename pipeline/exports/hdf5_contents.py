@@ -53,7 +53,7 @@ def read_contents(file: Path) -> tuple[Hdf5Contents, int]:
     """What a file holds, and a descriptor of it that is the caller's to close.
 
     Raises:
-        StoreError: If `muse.pipeline.hdf5_writer.write_hdf5` did not write it, or it is damaged,
+        StoreError: If `muse.pipeline.exports.hdf5_writer` did not write it, or it is damaged,
             naming what is missing.
     """
     try:

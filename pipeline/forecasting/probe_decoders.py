@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from muse.pipeline.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, VideoRef
 

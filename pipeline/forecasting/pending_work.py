@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from muse.pipeline.forecasting.probe_decoders import DecodeSample, sized
+from muse.pipeline.forecasting.run_model import ShardWork
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import (
     CaptionShard,
@@ -20,9 +22,7 @@ from muse.pipeline.plan import (
     pending_caption_shards,
     pending_video_shards,
 )
-from muse.pipeline.probe_decoders import DecodeSample, sized
 from muse.pipeline.records import VideoRef
-from muse.pipeline.run_model import ShardWork
 from muse.pipeline.store_zarr import ZarrStore
 
 _NEAREST = 2  # measured videos on either side of a size that may stand for it

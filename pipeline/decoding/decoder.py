@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muse.errors import DecodeError, UsageError
-from muse.pipeline.child_process import (
+from muse.pipeline.decoding.child_process import (
     ProcessDiedError,
     ProcessKilledError,
     ProcessOutOfMemoryError,
     ProcessTimedOutError,
 )
-from muse.pipeline.decode import decode_clip
+from muse.pipeline.decoding.decode import decode_clip
+from muse.pipeline.decoding.isolation import MAX_ATTEMPTS, IsolatedFunction
 from muse.pipeline.header import Preprocessing, Sampling
-from muse.pipeline.isolation import MAX_ATTEMPTS, IsolatedFunction
 from muse.pipeline.records import Clip, Failure, SourceFile, VideoRef, printable
 from muse.pipeline.sources import source_of
 

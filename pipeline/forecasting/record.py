@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from muse.errors import StoreError
 from muse.pipeline.sealed_json import json_bytes
-from muse.pipeline.storage import Storage
+from muse.pipeline.storage.files import Storage
 from muse.pipeline.store import FORECAST_FILE
 from muse.pipeline.store_writer import writing
 

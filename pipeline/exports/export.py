@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
-from muse.pipeline.new_file import new_file
+from muse.pipeline.exports.new_file import new_file
 from muse.pipeline.records import ClipFeatures
 from muse.pipeline.store import FeatureStore, RawStore
 from muse.pipeline.views import dequantise

@@ -2,7 +2,7 @@
 
 import math
 
-from muse.pipeline.run_model import Pace
+from muse.pipeline.forecasting.run_model import Pace
 
 
 def binding_sentence(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from muse.errors import MuseError, StoreError
-from muse.pipeline.durable_files import sync_folder
-from muse.pipeline.storage_names import PARTIAL_SUFFIX
+from muse.pipeline.storage.durable_files import sync_folder
+from muse.pipeline.storage.names import PARTIAL_SUFFIX
 
 
 @contextlib.contextmanager

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muse.pipeline.encoders.base import resolve_device
-from muse.pipeline.header import EncoderInfo
-from muse.pipeline.plan import VideoShard
-from muse.pipeline.probe_decoders import (
+from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.forecasting.probe_decoders import (
     DecoderPool,
     DecodeSample,
     SizedVideo,
     peak_bytes,
     spread_sample,
 )
-from muse.pipeline.probe_store import ScratchStore, scratch_store
+from muse.pipeline.forecasting.probe_store import ScratchStore, scratch_store
+from muse.pipeline.header import EncoderInfo
+from muse.pipeline.plan import VideoShard
 from muse.pipeline.records import Caption, Clip
 from muse.pipeline.schedule import available_cpus
-from muse.pipeline.shards import EncoderSetting, ShardEncoder
+from muse.pipeline.shards import ShardEncoder
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig

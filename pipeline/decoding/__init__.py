@@ -1,0 +1,1 @@
+"""Files to clips, in processes that may die."""
