@@ -10,12 +10,13 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import (
     OutOfMemoryError,
+    RayActorError,
     RayError,
     RayTaskError,
     WorkerCrashedError,
@@ -37,6 +38,7 @@ SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwh
 _POLL_SECONDS = 0.5
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
 _RETRIES = 3  # of a task or actor whose worker or node died
+_MOVING_SECONDS = 5.0  # until Ray has noticed that a node is gone; doubled each time
 
 _decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
 
@@ -114,21 +116,41 @@ class RayEngine:
             self.encoder_info().preprocessing,
             limits=self._limits,
         )
-        in_flight: dict[Any, int] = {}  # report -> actor
+        in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
+        num_lost = 0
         while todo or in_flight:
             for place, actor in enumerate(self._actors):
-                while todo and list(in_flight.values()).count(place) < SHARDS_IN_FLIGHT:
-                    in_flight[work.submit(todo.popleft(), actor)] = place
+                while todo and _load_of(place, in_flight.values()) < SHARDS_IN_FLIGHT:
+                    shard = todo.popleft()
+                    in_flight[work.submit(shard, actor)] = (shard, place)
             ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_SECONDS)
             yield Tick(num_decoded=work.num_decoded())
             for reference in ready:
-                del in_flight[reference]
-                yield _result_of(reference)
+                shard, _ = in_flight.pop(reference)
+                try:
+                    yield _result_of(reference)
+                except (
+                    _ActorLostError
+                ):  # with its node, and its own retries were over before it moved
+                    num_lost += 1
+                    if num_lost > _RETRIES * len(self._actors):
+                        raise
+                    time.sleep(_MOVING_SECONDS * 2 ** min(num_lost - 1, 3))
+                    todo.appendleft(shard)
 
     def close(self) -> None:
         """Ends the local Ray, or leaves the cluster."""
         if self._started_ray:
             ray.shutdown()
+
+
+class _ActorLostError(WorkerError):
+    """An encoding actor can't be reached; Ray may start it again elsewhere."""
+
+
+def _load_of(place: int, in_flight: Iterable[tuple[Any, int]]) -> int:
+    """Shards that an actor has in hand."""
+    return sum(at == place for _, at in in_flight)
 
 
 class _Submission:
@@ -229,7 +251,8 @@ def _clip_of(video: VideoRef, reference: Any) -> Clip | Failure:
         clip: Clip | Failure = ray.get(reference)
     except (WorkerCrashedError, OutOfMemoryError) as error:
         words = " ".join(str(error).split())[:200]
-        return decode_failure(video, reason="crashed", message=f"{video.path}: {words}")
+        reason = "out_of_memory" if isinstance(error, OutOfMemoryError) else "crashed"
+        return decode_failure(video, reason=reason, message=f"{video.path}: {words}")
     return clip
 
 
@@ -246,7 +269,8 @@ def _result_of(reference: Any) -> Any:
         raise
     except RayError as error:
         words = " ".join(str(error).split())[:300]
-        raise WorkerError(
+        kind = _ActorLostError if isinstance(error, RayActorError) else WorkerError
+        raise kind(
             f"Ray lost a worker or its result: {words}. What was committed is safe: "
             "run the same command again."
         ) from error

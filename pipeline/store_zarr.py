@@ -37,6 +37,7 @@ class ZarrStore:
         self.header = header
         self.token_view = token_view_of(header, view)
         self._rows = FeatureRows(storage, header)
+        self._done: dict[ReceiptKind, NDArray[np.bool_]] = {}
 
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:
@@ -198,7 +199,9 @@ class ZarrStore:
         is_videos = kind == "videos"
         receipts = self.video_receipts if is_videos else self.caption_receipts
         num_rows = self.header.num_videos if is_videos else self.header.num_captions
-        done = np.zeros(num_rows, dtype=np.bool_)
+        if kind in self._done:
+            return self._done[kind]
+        done = self._done[kind] = np.zeros(num_rows, dtype=np.bool_)
         for receipt in receipts:
             done[receipt.first_row : receipt.first_row + receipt.num_rows] = True
             done[list(receipt.pending)] = False
