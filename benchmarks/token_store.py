@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
-from muse.pipeline.plan import header_of, sorted_listing
-from muse.pipeline.records import Caption, ClipTokens, Listing, VideoRef
-from muse.pipeline.store_writer import CAPTIONS_PER_SHARD, StoreWriter
+from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
+from muse.pipeline.plan import all_caption_shards, all_video_shards, header_of
+from muse.pipeline.records import Caption, ClipFeatures, Listing, VideoRef
+from muse.pipeline.store_writer import StoreWriter
 
 
-def listing_of(num_videos: int, captions_each: int) -> Listing:
+def rows_of(num_videos: int, captions_each: int) -> ListedRows:
     """Videos v000000, … with captions in split train; one in ten in split test."""
     ids = [f"v{number:06d}" for number in range(num_videos)]
     captions = [
@@ -24,7 +25,8 @@ def listing_of(num_videos: int, captions_each: int) -> Listing:
         for c in range(captions_each)
     ]
     videos = tuple(VideoRef(video_id=i, path=Path(f"/{i}.mp4")) for i in ids)
-    return sorted_listing(Listing(protocol="random", videos=videos, captions=tuple(captions)))
+    listing = Listing(protocol="random", videos=videos, captions=tuple(captions))
+    return rows_of_new_store(sorted_listing(listing))
 
 
 def encoder_of(grid: int, dim: int) -> EncoderInfo:
@@ -44,37 +46,37 @@ def write_store(
     path: Path, *, num_videos: int, captions_each: int, num_frames: int, grid: int, dim: int
 ) -> None:
     """A finished store; a caption's embedding is near its video's mean class token."""
-    listing = listing_of(num_videos, captions_each)
+    rows = rows_of(num_videos, captions_each)
     header = header_of(
-        listing, encoder=encoder_of(grid, dim), sampling=Sampling(num_frames=num_frames),
+        rows, encoder=encoder_of(grid, dim), sampling=Sampling(num_frames=num_frames),
         shard_size=64, batch_videos=8,
     )  # fmt: skip
-    writer = StoreWriter.create(path, header, listing)
+    writer = StoreWriter.create(path, header, rows)
     rng = np.random.default_rng(0)
     means = rng.standard_normal((num_videos, dim), dtype=np.float32)
-    for index, start in enumerate(range(0, num_videos, header.shard_size)):
-        writer.write_video_shard(
-            index,
-            start,
-            [
-                ClipTokens(
-                    video_id=listing.videos[row].video_id,
-                    tokens_TKD=(
-                        means[row]
-                        + rng.standard_normal((num_frames, 1 + grid * grid, dim), dtype=np.float32)
-                    ).astype(np.float16),
-                    valid_T=np.ones(num_frames, dtype=np.bool_),
-                    pts_seconds_T=np.arange(num_frames, dtype=np.float64),
-                )
-                for row in range(start, min(start + header.shard_size, num_videos))
-            ],
-        )
+    shape = (num_frames, 1 + grid * grid, dim)
+    for shard in all_video_shards(rows, shard_size=header.shard_size):
+        clips = [
+            ClipFeatures(
+                video_id=video.video_id,
+                arrays={
+                    "tokens": (
+                        means[shard.first_row + place]
+                        + rng.standard_normal(shape, dtype=np.float32)
+                    ).astype(np.float16)
+                },
+                valid_T=np.ones(num_frames, dtype=np.bool_),
+                pts_seconds_T=np.arange(num_frames, dtype=np.float64),
+            )
+            for place, video in enumerate(shard.videos)
+        ]
+        writer.write_video_shard(shard, clips, seconds={})
     texts = np.repeat(means, captions_each, axis=0)
     texts += 3 * rng.standard_normal(texts.shape, dtype=np.float32)
-    for index, start in enumerate(range(0, len(texts), CAPTIONS_PER_SHARD)):
-        writer.write_caption_shard(
-            index, start, texts[start : start + CAPTIONS_PER_SHARD].astype(np.float16)
-        )
+    for captions in all_caption_shards(rows):
+        end = captions.first_row + len(captions.captions)
+        embeddings = texts[captions.first_row : end].astype(np.float16)
+        writer.write_caption_shard(captions, embeddings, seconds={})
 
 
 def main() -> None:

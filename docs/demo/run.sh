@@ -15,6 +15,7 @@ fi
 run muse extract "$videos" --captions "$captions" --encoder conse --sampling uniform --num-frames 6 --out "$out/store" ||
   [ $? -eq 3 ] # some videos failed: they are listed, and the others are there
 run muse store info "$out/store"
+run muse store verify "$out/store"
 run muse train-head "$out/store" --split train --batch-size 16 --epochs 2 --out "$out/run"
 run muse evaluate "$out/store" --split test --head mean-pool
 run muse evaluate "$out/store" --split test --head "$out/run" --json "$out/scores.json"
