@@ -13,7 +13,9 @@ from zarr.storage import MemoryStore
 
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import CAPTIONS_PER_SHARD
-from muse.pipeline.views import arrays_of
+from muse.pipeline.views import ArraySpec, arrays_of
+
+_AXES = {"class_tokens": ("frame", "dim"), "pooled": ("dim",)}
 
 
 def array_metadata(header: StoreHeader) -> dict[str, bytes]:
@@ -44,7 +46,15 @@ def _create_views(group: Any, header: StoreHeader) -> None:
             dtype=spec.dtype,
             compressors=None,  # CLIP tokens shrink by 8 % at several times the CPU
             fill_value=0,
+            dimension_names=["video", *_axes(spec)],
         )
+
+
+def _axes(spec: ArraySpec) -> tuple[str, ...]:
+    """Names of the axes of one video's row."""
+    if spec.name in _AXES:
+        return _AXES[spec.name]
+    return ("frame", "token", "dim")[: len(spec.shape)]
 
 
 def _create_times(group: Any, header: StoreHeader) -> None:
