@@ -97,7 +97,8 @@ def extract(
     changed: Annotated[
         ChangedFlag | None,
         typer.Option(
-            help="Extract files again that have changed: by size and time, or by content hash."
+            help="Extract files again that have changed: by size and time, or by the hash that "
+            "--content-hash noted (else by size and time)."
         ),
     ] = None,
     max_failures: Annotated[
@@ -140,7 +141,7 @@ def extract(
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Only say what the run will take: probe some videos, write nothing."
+            "--plan", help="Only say what the run will take: probe some videos, extract none."
         ),
     ] = False,
     json_lines: Annotated[

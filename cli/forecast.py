@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from muse.cli.report import duration_text, print_json_line, print_line, print_note, size_text
+from muse.errors import StoreError
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig, ExtractSummary
@@ -51,11 +52,17 @@ class RunForecast:
         from muse.pipeline.storage.files import open_storage
 
         self._storage = open_storage(config.out)
-        self._forecast = kept_forecast(self._storage)
+        try:
+            self._forecast = kept_forecast(self._storage)
+        except StoreError as error:  # it is for people, and stops no run
+            print_note(str(error))
+            self._forecast = None
         self._bytes_before = self._array_bytes() if self._forecast else 0
 
     def compare(self, summary: "ExtractSummary") -> None:
         """Prints both; nothing where the forecast was about another run, such as an earlier one."""
+        from muse.pipeline.store import FORECAST_FILE
+
         forecast = self._forecast
         if forecast is None or forecast.num_videos != summary.num_new_videos:
             return
@@ -67,6 +74,7 @@ class RunForecast:
         )
         for line in lines:
             print_line(line)
+        self._storage.remove(FORECAST_FILE)  # it was about this run and no later one
 
     def _array_bytes(self) -> int:
         names = self._storage.list("features.zarr")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from muse.pipeline.records import Failure
-    from muse.pipeline.store import FeatureStore
+    from muse.pipeline.store import RawStore
 
 
 def info(
@@ -24,9 +24,9 @@ def info(
 ) -> None:
     """Print what a store holds: encoder, sampling, counts, splits, failures, size."""
     from muse.cli.report import print_line
-    from muse.pipeline.store import open_store
+    from muse.pipeline.store import open_raw_store
 
-    content = _describe(open_store(store))
+    content = _describe(open_raw_store(store))
     if as_json:
         print_line(json.dumps(content, indent=1))
         return
@@ -80,7 +80,7 @@ def _table_of(failures: "Sequence[Failure]") -> "Table":
     return table
 
 
-def _describe(store: "FeatureStore") -> dict[str, Any]:
+def _describe(store: "RawStore") -> dict[str, Any]:
     counts = store.counts()
     failed = [failure for failure in store.failures if not failure.is_skipped]
     skipped = [failure for failure in store.failures if failure.is_skipped]
@@ -92,6 +92,7 @@ def _describe(store: "FeatureStore") -> dict[str, Any]:
         "captions_by_split": dict(sorted(splits.items())),
         "failures_by_reason": _by_reason(failed),
         "skipped_by_reason": _by_reason(skipped),
+        "arrays": [(spec.name, spec.dtype, spec.shape) for spec in store.arrays],
         "root_sha256": store.root_sha256,
         "size_bytes": store.size_bytes(),
     }
@@ -103,15 +104,14 @@ def _lines(content: dict[str, Any]) -> list[str]:
     header, counts = content["header"], content["counts"]
     encoder, sampling = header["encoder"], header["sampling"]
     rate = f" at {sampling['fps']:g} fps" if sampling["kind"] == "fps" else ""
-    shape = f"({sampling['num_frames']}, {encoder['tokens_per_frame']}, {encoder['dim']}) float16"
+    arrays = (f"{name} {shape} {dtype}" for name, dtype, shape in content["arrays"])
     lines = {
         "store": f"{content['path']} ({size_text(content['size_bytes'])})",
         "protocol": header["protocol"],
         "encoder": f"{encoder['spec']}, {encoder['precision']}",
         "weights": f"sha256 {encoder['weights_sha256']}",
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
-        "a video": f"{shape}, class token first",
-        "views": ", ".join(header["views"]),
+        "a video": ", ".join(arrays),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"

@@ -19,7 +19,9 @@ def verify(
     store: StoreArgument,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Let `muse extract` write damaged shards again."),
+        typer.Option(
+            "--repair", help="Let `muse extract` write damaged shards, all of their videos, again."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
@@ -36,7 +38,7 @@ def verify(
         for line in _report_lines(report):
             print_line(line)
     if repair and report.problems:
-        num_shards = run_repair(opened, report.problems)
+        num_shards = run_repair(opened.location)
         print_note(f"{num_shards} shards withdrawn: `muse extract` writes them again.")
     elif report.problems:
         raise typer.Exit(EXIT_DIFFERENT)

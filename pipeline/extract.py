@@ -9,7 +9,7 @@ nothing to do, and a run after a kill goes on where the other one stopped. What 
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from muse.pipeline.plan import (
 from muse.pipeline.progress import Progress, Tally
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Listing
-from muse.pipeline.redo import FailureLimit, RedoRules, reopen_rows
+from muse.pipeline.redo import FailureLimit, RedoRules, reopened_receipts
 from muse.pipeline.run_record import package_versions, write_failures, write_run_record
 from muse.pipeline.schedule import Engine, Tick, Workers, available_cpus
 from muse.pipeline.schedule_local import LocalEngine
@@ -127,12 +127,15 @@ def extract(
     started = time.perf_counter()
     listing = sorted_listing(listing)
     with _only_writer(config.out) as (storage, lock):
-        rows = _agreed_rows(config, listing, storage)
-        num_new, num_failed, has_work = 0, 0, _has_work(storage, rows)
+        store = existing_store(storage)
+        rows = rows_of_run(config, listing, store)
+        reopened = reopened_receipts(store, rows, config.redo) if store else []
+        num_new, num_failed, has_work = 0, 0, bool(reopened) or _has_work(store, rows)
         with _failures_listed(storage):  # also of a run that was cut off after its last shard
             if has_work:
                 with _engine(config) as engine:
-                    _bring_up(config, rows, storage, engine)
+                    _bring_up(config, rows, storage, lock, engine)
+                    _reopen(storage, reopened)
                     for progress in _run(config, rows, storage, lock, engine):
                         num_new, num_failed = progress.num_committed, progress.num_failed
                         on_progress(progress)
@@ -171,15 +174,6 @@ def _failures_listed(storage: Storage) -> Iterator[None]:
     write_failures(ZarrStore.open(storage.location))
 
 
-def _agreed_rows(config: ExtractConfig, listing: Listing, storage: Storage) -> ListedRows:
-    """The rows of this run; what is to be done again is pending in the store from here on."""
-    store = existing_store(storage)
-    rows = rows_of_run(config, listing, store)
-    if store is not None:
-        reopen_rows(store, rows, config.redo)
-    return rows
-
-
 def existing_store(storage: Storage) -> ZarrStore | None:
     """The store that a run goes on with, or None if it makes a new one."""
     return ZarrStore.open(storage.location) if storage.size(HEADER_FILE) is not None else None
@@ -211,16 +205,26 @@ def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None
     )
 
 
-def _has_work(storage: Storage, rows: ListedRows) -> bool:
-    store = existing_store(storage)
+def _has_work(store: ZarrStore | None, rows: ListedRows) -> bool:
     if store is None or not store.header.files:  # its growth was cut off
         return True
     return bool(pending_video_shards(store, rows) or pending_caption_shards(store, rows))
 
 
-def _bring_up(config: ExtractConfig, rows: ListedRows, storage: Storage, engine: Engine) -> None:
+def _reopen(storage: Storage, receipts: Sequence[Receipt]) -> None:
+    """Makes what is to be done again pending, now that nothing speaks against the run."""
+    if receipts:
+        writer = StoreWriter.open(storage.location)
+        for receipt in receipts:
+            writer.replace_receipt(receipt)
+
+
+def _bring_up(
+    config: ExtractConfig, rows: ListedRows, storage: Storage, lock: WriteLock, engine: Engine
+) -> None:
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
+    lock.check()  # weights may have taken minutes to load
     _require_space(config, rows, storage, info)
     header = header_of(
         rows,

@@ -8,7 +8,7 @@ and of videos only whether two files have the same bytes.
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -92,7 +92,7 @@ def rows_of_continued_store(
     Raises:
         IncompatibleStoreError: If the listing is another one and ``append`` is False.
     """
-    listing = _under_known_ids(listing, store.video_ids)
+    listing = _under_known_ids(listing, store)
     path_of = {video.video_id: video.path for video in listing.videos}
     known = ListedRows(
         protocol=store.header.protocol,
@@ -107,6 +107,7 @@ def rows_of_continued_store(
         _refuse("videos", store, new=[v.video_id for v in new_videos], gone=ids - set(path_of))
         texts = ([caption.text for caption in c] for c in (new_captions, gone_captions))
         _refuse("captions", store, new=next(texts), gone=next(texts))
+    _require_finished(store, path_of)
     grown = _grown(known, new_videos, new_captions, finds_duplicates=finds_duplicates)
     return _labelled(grown, listing.protocol) if new_videos or new_captions else known
 
@@ -145,16 +146,29 @@ def _grown(
     )
 
 
-def _under_known_ids(listing: Listing, known: Sequence[str]) -> Listing:
+def _require_finished(store: "ZarrStore", listed: Collection[str]) -> None:
+    """Nothing, unless videos that are pending are not in this listing: nobody would find them."""
+    done = store.done("videos").tolist()
+    lost = [i for i, is_done in zip(store.video_ids, done, strict=True) if not is_done]
+    lost = [video_id for video_id in lost if video_id not in listed]
+    if lost:
+        raise IncompatibleStoreError(
+            f"{store.location}: {len(lost)} videos are still to be extracted and are not in this "
+            f"listing (first: {lost[0]!r}). Finish the store with its own listing first."
+        )
+
+
+def _under_known_ids(listing: Listing, store: "ZarrStore") -> Listing:
     """The listing with each file that turned up under the id of the row that waited for it.
 
     A caption that names ``walk`` has that id while there is no file, and a folder then gives the
     file's own id, ``walk.mp4``.
     """
-    waiting = set(known) - {video.video_id for video in listing.videos}
-    new = {video.video_id for video in listing.videos} - set(known)
-    known_id = {i: PurePosixPath(i).with_suffix("").as_posix() for i in sorted(new)}
-    id_of = {i: bare for i, bare in known_id.items() if bare in waiting}
+    named = {video.video_id for video in listing.videos}
+    waiting = set(_ids_without_file(store)) - named
+    bare_of = {i: PurePosixPath(i).with_suffix("").as_posix() for i in named - set(store.video_ids)}
+    num_fitting = Counter(bare_of.values())
+    id_of = {i: bare for i, bare in bare_of.items() if bare in waiting and num_fitting[bare] == 1}
     videos = (
         dataclasses.replace(video, video_id=id_of.get(video.video_id, video.video_id))
         for video in listing.videos
@@ -166,6 +180,15 @@ def _under_known_ids(listing: Listing, known: Sequence[str]) -> Listing:
     return sorted_listing(
         Listing(protocol=listing.protocol, videos=tuple(videos), captions=tuple(captions))
     )
+
+
+def _ids_without_file(store: "ZarrStore") -> Iterator[str]:
+    """Of videos that had no file when they were listed, and have no features since."""
+    done = store.done("videos").tolist()
+    for video_id, path, is_done in zip(store.video_ids, store.video_paths, done, strict=True):
+        if not path and not is_done:
+            yield video_id
+    yield from (f.video_id for f in store.failures if f.reason == "missing")
 
 
 def _labelled(rows: ListedRows, protocol: str) -> ListedRows:

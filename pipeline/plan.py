@@ -16,7 +16,7 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Caption, SourceFile, VideoRef
 from muse.pipeline.sealed_json import hash_of_json
-from muse.pipeline.sources import same_bytes, source_of
+from muse.pipeline.sources import has_changed, same_bytes, source_of
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_zarr import ZarrStore
 
@@ -196,10 +196,20 @@ def ready_video_shards(
     return ready
 
 
-def pending_caption_shards(store: ZarrStore, rows: ListedRows) -> list[CaptionShard]:
-    """Caption shards with rows that are not committed, in order."""
-    receipts = {receipt.index: receipt for receipt in store.caption_receipts}
-    missing = {video.video_id for video in rows.videos if video.path is None}
+def pending_caption_shards(store: ZarrStore | None, rows: ListedRows) -> list[CaptionShard]:
+    """Caption shards with rows that are not committed, in order.
+
+    Args:
+        store: As it is; None where there is none yet.
+        rows: Of the run.
+    """
+    receipts = {receipt.index: receipt for receipt in (store.caption_receipts if store else ())}
+    has_features = store.has_features_N.tolist() if store else []
+    missing = {
+        video.video_id
+        for row, video in enumerate(rows.videos)
+        if video.path is None and not (row < len(has_features) and has_features[row])
+    }
     pending = []
     for shard in all_caption_shards(rows):
         receipt = receipts.get(shard.index)
@@ -249,8 +259,10 @@ def _with_copies(
 
 def _has_bytes_of(path: Path | None, original: Path | None, decoded: SourceFile | None) -> bool:
     """True if a file's bytes are those of an original: as it was decoded, else as it is now."""
-    if decoded is None or decoded.sha256 is None:
+    if decoded is None:
         return same_bytes(original, path)
+    if decoded.sha256 is None:  # then the original has to be what it was
+        return not has_changed(original, decoded, by="stat") and same_bytes(original, path)
     now = source_of(path, wants_sha256=True) if path else None
     return now is not None and now.sha256 == decoded.sha256
 

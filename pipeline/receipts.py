@@ -113,6 +113,16 @@ def read_receipts(storage: Storage, kind: ReceiptKind) -> list[Receipt]:
         return sorted(receipts, key=lambda receipt: receipt.index)
 
 
+def current_receipt(storage: Storage, receipt: Receipt) -> Receipt | None:
+    """The receipt that is in the place of another one now; None if there is none.
+
+    Raises:
+        StoreError: If it can't be read.
+    """
+    is_there = storage.size(receipt.name) is not None
+    return _read_receipt(storage, receipt.name) if is_there else None
+
+
 def write_receipt(storage: Storage, receipt: Receipt) -> None:
     """Commits a shard, or opens a committed one."""
     storage.write(receipt.name, sealed_bytes(receipt.as_json()))

@@ -12,7 +12,6 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import FAILURE_REASONS
 from muse.pipeline.sources import ChangeTest, has_changed
-from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 
 ALL_REASONS = "all"
@@ -75,9 +74,10 @@ class FailureLimit:
         Raises:
             TooManyFailuresError: If more have.
         """
-        allowed = self.count if self.count is not None else self.share * of
+        # 0.29 * 100 is a little less than 29.
+        allowed = self.count if self.count is not None else math.floor(self.share * of + 1e-9)
         if num_failed > allowed:
-            limit = f"{self.share:.3g} of them" if self.count is None else str(self.count)
+            limit = f"{100 * self.share:g} %" if self.count is None else str(self.count)
             raise TooManyFailuresError(
                 f"{num_failed} of {of} videos failed, and --max-failures allows {limit}. What was "
                 "committed is safe: `muse store errors` says why; mend it, or raise the limit, and "
@@ -85,19 +85,10 @@ class FailureLimit:
             )
 
 
-def reopen_rows(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> None:
-    """Makes the videos that the rules name pending, and the captions that waited for them.
-
-    Raises:
-        StoreError: If a receipt can't be written.
-    """
-    writer = StoreWriter(store.storage, store.header)
-    for receipt in reopened_receipts(store, rows, rules):
-        writer.replace_receipt(receipt)
-
-
 def reopened_receipts(store: ZarrStore, rows: ListedRows, rules: RedoRules) -> list[Receipt]:
-    """The receipts that change, as they will be; nothing is written."""
+    """The receipts that change where the videos that the rules name, and the captions that waited
+    for them, are made pending. Nothing is written.
+    """
     again = {
         receipt.index: [*_failed(receipt, rules), *_changed(receipt, rows, rules)]
         for receipt in store.video_receipts

@@ -51,6 +51,7 @@ class RayEngine:
     ) -> None:
         if encoder.device not in ("auto", "cpu", "cuda"):
             raise EncoderError(f"device {encoder.device!r}: choose auto, cpu or cuda.")
+        self._actors: list[Any] = []
         self._started_ray = _connect(address, num_cpus=workers.num_decoders)
         # The cluster is asked, not this process: a driver may well have no GPU.
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -139,7 +140,9 @@ class RayEngine:
                     todo.appendleft(shard)
 
     def close(self) -> None:
-        """Ends the local Ray, or leaves the cluster."""
+        """Ends the actors, so that none writes any more, and the Ray that was started here."""
+        for actor in self._actors:
+            ray.kill(actor)
         if self._started_ray:
             ray.shutdown()
 

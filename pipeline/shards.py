@@ -21,7 +21,7 @@ from muse.pipeline.golden import measure_golden, require_same_golden
 from muse.pipeline.header import EncoderInfo, Golden, require_same_encoder
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import Clip, ClipFeatures, Failure, printable
+from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printable
 from muse.pipeline.sources import source_of
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of_clip, encoded_views
@@ -146,9 +146,10 @@ class ShardEncoder:
         if isinstance(row, Failure):
             return dataclasses.replace(row, video_id=video.video_id, path=printable(video.path))
         sha256 = row.source.sha256 if row.source else None
-        now = source_of(video.path) if video.path else None
-        source = now and dataclasses.replace(now, sha256=sha256)
-        return dataclasses.replace(row, video_id=video.video_id, source=source)
+        now = source_of(video.path, wants_sha256=sha256 is not None) if video.path else None
+        if sha256 is not None and (now is None or now.sha256 != sha256):
+            return _changed_meanwhile(video)
+        return dataclasses.replace(row, video_id=video.video_id, source=now)
 
     def _committed(self, shard: VideoShard, row: int, video_id: str) -> Row:
         receipt = next(receipt for receipt in shard.receipts if row in receipt.rows)
@@ -162,6 +163,18 @@ class ShardEncoder:
     def _opened(self) -> StoreWriter:
         assert self._store is not None, "open_store comes first"
         return self._store
+
+
+def _changed_meanwhile(video: VideoRef) -> Failure:
+    """A file that was another one's equal when the run began, and is not any more."""
+    path = printable(video.path)
+    return Failure(
+        video_id=video.video_id,
+        path=path,
+        stage="decode",
+        reason="unreadable",
+        message=f"{path}: changed during the run. Run again with --retry-failed unreadable.",
+    )
 
 
 def _features(

@@ -32,8 +32,9 @@ from muse.pipeline.receipts import (
     receipt_name,
     write_receipt,
 )
-from muse.pipeline.records import ClipFeatures, Failure, printable
+from muse.pipeline.records import ClipFeatures, Failure, SourceFile, printable
 from muse.pipeline.sealed_json import sealed_bytes
+from muse.pipeline.sources import source_of
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, FORECAST_FILE, HEADER_FILE
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
@@ -92,7 +93,11 @@ class StoreWriter:
         from muse.pipeline.zarr_layout import array_metadata  # a writer of shards needs no zarr
 
         with writing(self.storage.location):
-            files = {name: _parquet(columns) for name, columns in _tables(rows).items()}
+            known_paths: Sequence[str] = ()
+            if self.storage.size(HEADER_FILE) is not None:
+                known_paths = ZarrStore(self.storage, self.header).video_paths
+            tables = _tables(rows, known_paths)
+            files = {name: _parquet(columns) for name, columns in tables.items()}
             for name, content in array_metadata(header).items():
                 files[f"{FEATURES_FOLDER}/{name}"] = content
             if self.storage.size(HEADER_FILE) is not None:
@@ -121,9 +126,7 @@ class StoreWriter:
             for place, row in enumerate(rows)
             if isinstance(row, Failure)
         )
-        sources = tuple(
-            clips[place].source if place in clips else None for place in range(len(rows))
-        )
+        sources = tuple(_source(shard, place, row) for place, row in enumerate(rows))
         receipt = Receipt(
             kind="videos",
             index=shard.index,
@@ -168,11 +171,6 @@ class StoreWriter:
         """Forgets a shard: the next run writes all of it again."""
         with writing(self.storage.location):
             self.storage.remove(receipt_name(kind, index))
-
-    def write_file(self, name: str, content: bytes) -> None:
-        """A file beside the arrays, such as `RUN_FILE`."""
-        with writing(self.storage.location):
-            self.storage.write(name, content)
 
     def _video_files(
         self, index: int, clips: Mapping[int, ClipFeatures], *, num_rows: int
@@ -236,6 +234,16 @@ class StoreWriter:
             )
 
 
+def _source(shard: VideoShard, place: int, row: ClipFeatures | Failure) -> SourceFile | None:
+    """The file that a row tells of: a failure's as it is now, unless the row stays as it was."""
+    if isinstance(row, ClipFeatures):
+        return row.source
+    if place in shard.kept:
+        return next(r.sources[place] for r in shard.receipts if r.index == shard.index)
+    path = shard.videos[place].path
+    return source_of(path) if path else None
+
+
 def _checked(clip: ClipFeatures, spec: ArraySpec) -> NDArray[Any]:
     row = clip.arrays[spec.name]
     assert (row.shape, str(row.dtype)) == (spec.shape, spec.dtype), (spec, row.shape, row.dtype)
@@ -249,10 +257,16 @@ def _sha256(content: _Content) -> str:
     return digest.hexdigest()
 
 
-def _tables(rows: ListedRows) -> dict[str, dict[str, pa.Array]]:
+def _tables(rows: ListedRows, known_paths: Sequence[str]) -> dict[str, dict[str, pa.Array]]:
+    """The columns of the tables; a video that this run does not list keeps the path it had."""
+    found = (printable(video.path) for video in rows.videos)
+    paths = [
+        path or (known_paths[row] if row < len(known_paths) else "")
+        for row, path in enumerate(found)
+    ]
     videos = {
         "video_id": pa.array([video.video_id for video in rows.videos], pa.string()),
-        "path": pa.array([printable(video.path) for video in rows.videos], pa.string()),
+        "path": pa.array(paths, pa.string()),
         "duplicate_of": pa.array(rows.duplicate_of, pa.int64()),
     }
     captions = {

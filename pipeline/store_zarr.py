@@ -5,7 +5,7 @@ is still being extracted is opened again to see more. Rows are read by `muse.pip
 this module needs no zarr; ``store_writer`` writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ class ZarrStore:
         return self._column(VIDEOS_FILE, "video_id", self.header.num_videos)
 
     @cached_property
+    def video_paths(self) -> Sequence[str]:
+        """Where each video lay when it was listed; empty where it was missing."""
+        return self._column(VIDEOS_FILE, "path", self.header.num_videos)
+
+    @cached_property
     def duplicate_of(self) -> Sequence[int | None]:
         """For each video the row of the one that had the same bytes when it was listed."""
         return self._column(VIDEOS_FILE, "duplicate_of", self.header.num_videos)
@@ -131,7 +136,7 @@ class ZarrStore:
         """(N,) True where a video's shard is committed and the video did not fail."""
         done = self.done("videos").copy()
         for receipt in self.video_receipts:
-            done[[row for row, _ in receipt.failures]] = False
+            done[_below(len(done), (row for row, _ in receipt.failures))] = False
         return done
 
     @cached_property
@@ -139,7 +144,7 @@ class ZarrStore:
         """(Q,) True where a caption's shard is committed and its video was not missing."""
         done = self.done("captions").copy()
         for receipt in self.caption_receipts:
-            done[list(receipt.left_out)] = False
+            done[_below(len(done), receipt.left_out)] = False
         return done
 
     @cached_property
@@ -149,7 +154,7 @@ class ZarrStore:
 
     @cached_property
     def sources(self) -> dict[int, SourceFile]:
-        """Row -> the file that a committed video was decoded from."""
+        """Row -> the file that a committed video was decoded from, or failed to be."""
         return {
             row: source
             for receipt in self.video_receipts
@@ -204,7 +209,7 @@ class ZarrStore:
         done = self._done[kind] = np.zeros(num_rows, dtype=np.bool_)
         for receipt in receipts:
             done[receipt.first_row : receipt.first_row + receipt.num_rows] = True
-            done[list(receipt.pending)] = False
+            done[_below(num_rows, receipt.pending)] = False
         return done
 
     # -- reading -----------------------------------------------------------------------------
@@ -258,3 +263,8 @@ class ZarrStore:
     @cached_property
     def _valid_NT(self) -> NDArray[np.bool_]:
         return self._rows.array("valid").all_rows()  # T bytes a video
+
+
+def _below(num_rows: int, rows: Iterable[int]) -> list[int]:
+    """The rows that this store has: it may have grown since its header was read."""
+    return [row for row in rows if row < num_rows]

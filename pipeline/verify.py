@@ -5,13 +5,13 @@ right is the golden vector's matter, whether it is still what was written is thi
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from muse.errors import StoreError
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard
-from muse.pipeline.receipts import Receipt
+from muse.pipeline.receipts import Receipt, current_receipt
 from muse.pipeline.records import VideoRef
 from muse.pipeline.storage.files import Storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD
@@ -72,8 +72,11 @@ def verify(
     )
 
 
-def repair(store: ZarrStore, problems: tuple[Problem, ...]) -> int:
+def repair(location: str) -> int:
     """Withdraws the receipts of damaged shards, so that the next run writes them again.
+
+    Looks again while no other run can write: what a report says may be mended by then. All videos
+    of a damaged shard are extracted again, and those whose files are gone end as missing.
 
     Returns:
         How many shards.
@@ -81,15 +84,17 @@ def repair(store: ZarrStore, problems: tuple[Problem, ...]) -> int:
     Raises:
         StoreError: If something is damaged that no run can write again.
     """
-    lasting = [problem for problem in problems if problem.receipt is None]
-    if lasting:
-        raise StoreError(
-            f"{store.location}: {lasting[0].name} {lasting[0].words}. No run can mend that: copy "
-            "the store again, or extract into another --out."
-        )
-    receipts = {p.receipt.name: p.receipt for p in problems if p.receipt is not None}
-    writer = StoreWriter(store.storage, store.header)
-    with store.storage.lock():
+    with ZarrStore.open(location).storage.lock():
+        store = ZarrStore.open(location)
+        problems = verify(store).problems
+        lasting = [problem for problem in problems if problem.receipt is None]
+        if lasting:
+            raise StoreError(
+                f"{location}: {lasting[0].name} {lasting[0].words}. No run can mend that: copy "
+                "the store again, or extract into another --out."
+            )
+        receipts = {p.receipt.name: p.receipt for p in problems if p.receipt is not None}
+        writer = StoreWriter(store.storage, store.header)
         for receipt in receipts.values():
             writer.withdraw(receipt.kind, receipt.index)
     return len(receipts)
@@ -99,7 +104,7 @@ def _problems(store: ZarrStore, count: Callable[[str, int], None]) -> Iterator[P
     damaged = set()
     for name, sha256 in store.header.files.items():
         words = _difference(store.storage, name, sha256, count)
-        if words:
+        if words and _header_files_of(store) == store.header.files:
             damaged.add(name)
             yield Problem(name=name, words=words)
     if not damaged & {VIDEOS_FILE, CAPTIONS_FILE}:  # which may not even be tables any more
@@ -107,8 +112,13 @@ def _problems(store: ZarrStore, count: Callable[[str, int], None]) -> Iterator[P
     for receipt in (*store.video_receipts, *store.caption_receipts):
         for name, sha256 in receipt.sha256.items():
             words = _difference(store.storage, name, sha256, count)
-            if words:
+            if words and current_receipt(store.storage, receipt) == receipt:
                 yield Problem(name=name, words=words, receipt=receipt)
+
+
+def _header_files_of(store: ZarrStore) -> Mapping[str, str]:
+    """As the header has them now: a run may have let the store grow since it was opened."""
+    return ZarrStore.open(store.location).header.files
 
 
 def _misplaced(store: ZarrStore) -> Iterator[Problem]:

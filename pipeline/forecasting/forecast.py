@@ -16,17 +16,17 @@ import numpy as np
 
 from muse.pipeline.forecasting.pending_work import PendingWork, Population, VideoTimes
 from muse.pipeline.forecasting.probe import Probe, probe_run
-from muse.pipeline.forecasting.probe_store import scratch_location
 from muse.pipeline.forecasting.record import INTERVAL, Forecast, Stage, wilson_interval
 from muse.pipeline.forecasting.run_model import Pace, ShardWork, run_seconds, without_stage
 from muse.pipeline.forecasting.store_size import StoreShape, other_bytes, require_space, store_bytes
 from muse.pipeline.forecasting.wording import binding_sentence
-from muse.pipeline.header import EncoderInfo
+from muse.pipeline.header import EncoderInfo, require_same_encoder
 from muse.pipeline.listing import sorted_listing
 from muse.pipeline.records import Listing
 from muse.pipeline.redo import reopened_receipts
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.storage.files import open_storage
+from muse.pipeline.store_writer import require_free
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -50,12 +50,20 @@ def forecast_run(
     """
     from muse.pipeline.extract import existing_store, rows_of_run  # it is above this module
 
-    store = existing_store(open_storage(config.out))
+    storage = open_storage(config.out)
+    store = existing_store(storage)
+    if store is None:
+        require_free(storage)
     rows = rows_of_run(config, sorted_listing(listing), store)
     if store is not None:
         store = store.with_receipts(reopened_receipts(store, rows, config.redo))
     work = PendingWork.of(rows, store, shard_size=config.shard_size)
-    return make_forecast(config, work, on_progress=on_progress)
+
+    def check_encoder(info: EncoderInfo) -> None:
+        if store is not None:
+            require_same_encoder(store.header.encoder, info, what=store.location)
+
+    return make_forecast(config, work, on_encoder=check_encoder, on_progress=on_progress)
 
 
 def make_forecast(
@@ -64,6 +72,7 @@ def make_forecast(
     *,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
+    on_encoder: Callable[[EncoderInfo], None] = lambda info: None,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> Forecast:
     """Probes a sample of a run's videos and says what the run will take.
@@ -73,6 +82,7 @@ def make_forecast(
         work: That is pending; `PendingWork.of`.
         num_cpus: Of the cluster that a run will join; this machine's without.
         num_gpus: Likewise. GPUs and cores there are taken to be like those here.
+        on_encoder: Called with what was built; may refuse it.
         on_progress: Told what is being measured.
 
     Raises:
@@ -82,6 +92,7 @@ def make_forecast(
     free_bytes = free_bytes_at(config.out)
 
     def check_one_shard(info: EncoderInfo) -> None:
+        on_encoder(info)
         shard = shape_of(config, info).video_shard_bytes(config.shard_size)
         require_space(2 * sum(shard.values()), free_bytes, str(config.out))
 
@@ -174,8 +185,7 @@ def shape_of(config: "ExtractConfig", encoder: EncoderInfo) -> StoreShape:
 
 def free_bytes_at(out: Path | str) -> int | None:
     """On the disk that a store is on, or will be; None where nobody knows."""
-    location = scratch_location(out)
-    return open_storage(location if "://" in location else Path(location).parent).free_bytes()
+    return open_storage(out).free_bytes()
 
 
 def _pace_of(

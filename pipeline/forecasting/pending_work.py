@@ -17,7 +17,6 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import (
     CaptionShard,
     VideoShard,
-    all_caption_shards,
     all_video_shards,
     pending_caption_shards,
     pending_video_shards,
@@ -51,13 +50,10 @@ class PendingWork:
         """
         copies = {row for row, original in enumerate(rows.duplicate_of) if original is not None}
         if store is not None:
-            videos, captions = (
-                pending_video_shards(store, rows),
-                pending_caption_shards(store, rows),
-            )
+            videos = pending_video_shards(store, rows)
         else:
             videos = all_video_shards(rows, shard_size=shard_size)
-            captions = _without_missing(all_caption_shards(rows), rows)
+        captions = pending_caption_shards(store, rows)
         return cls(videos=tuple(videos), captions=tuple(captions), copies=frozenset(copies))
 
     @property
@@ -87,23 +83,6 @@ class PendingWork:
             for place, video in shard.to_decode
             if video.path is not None and shard.first_row + place not in self.copies
         }
-
-
-def _without_missing(shards: Sequence[CaptionShard], rows: ListedRows) -> list[CaptionShard]:
-    missing = {video.video_id for video in rows.videos if video.path is None}
-    return [
-        CaptionShard(
-            index=shard.index,
-            first_row=shard.first_row,
-            captions=shard.captions,
-            left_out=tuple(
-                shard.first_row + place
-                for place, caption in enumerate(shard.captions)
-                if caption.video_id in missing
-            ),
-        )
-        for shard in shards
-    ]
 
 
 class Population:

@@ -21,7 +21,7 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
 from muse.pipeline.records import Caption, Clip, ClipFeatures, VideoRef
 from muse.pipeline.shards import TEXTS_PER_BATCH, ShardEncoder
-from muse.pipeline.storage.files import open_storage
+from muse.pipeline.storage.files import LocalStorage, open_storage
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of
 
@@ -89,11 +89,11 @@ def scratch_store(
         writer = StoreWriter.create(location, header, rows)
         yield ScratchStore(encoder, writer, rows, storage.location)
     finally:
-        if "://" in location:
+        if isinstance(storage, LocalStorage):  # also behind a file:// URL
+            shutil.rmtree(storage.location, ignore_errors=True)
+        else:
             with contextlib.suppress(OSError):
                 storage.remove(*storage.list(""))
-        else:
-            shutil.rmtree(location, ignore_errors=True)
 
 
 def scratch_location(out: Path | str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from muse.errors import IncompatibleStoreError, ManifestError
+from muse.pipeline.decoding.decoder import decode_failure
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import (
     ListedRows,
@@ -13,6 +14,7 @@ from muse.pipeline.listing import (
     rows_of_new_store,
     sorted_listing,
 )
+from muse.pipeline.plan import all_video_shards
 from muse.pipeline.records import Caption, Listing, VideoRef
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
@@ -51,12 +53,17 @@ def texts_of(rows: ListedRows) -> list[tuple[str, str]]:
 @pytest.fixture
 def made_of(
     tmp_path: Path, make_header: Callable[..., StoreHeader], no_waiting_for_the_disk: None
-) -> Callable[[Listing], ZarrStore]:
-    """A store of a listing, nothing done."""
+) -> Callable[..., ZarrStore]:
+    """A store of a listing, nothing done; or all of it, each video failed for one reason."""
 
-    def make(listing: Listing) -> ZarrStore:
+    def make(listing: Listing, *, reason: str | None = None) -> ZarrStore:
         rows = new_rows(listing)
-        StoreWriter.create(tmp_path / "store", make_header(rows), rows)
+        header = make_header(rows)
+        writer = StoreWriter.create(tmp_path / "store", header, rows)
+        shards = all_video_shards(rows, shard_size=header.shard_size) if reason else []
+        for shard in shards:
+            failures = [decode_failure(v, reason=str(reason), message="") for v in shard.videos]
+            writer.write_video_shard(shard, failures, seconds={})
         return ZarrStore.open(tmp_path / "store")
 
     return make
@@ -178,9 +185,10 @@ def test_the_same_caption_a_second_time_is_a_new_caption(
 
 
 def test_rows_that_are_no_longer_listed_stay_and_have_no_file(
-    made_of: Callable[[Listing], ZarrStore],
+    made_of: Callable[..., ZarrStore],
 ) -> None:
-    grown = continued(made_of(listing_of("ab", (("a", "1"),))), listing_of("bc"))
+    store = made_of(listing_of("ab", (("a", "1"),)), reason="corrupt")
+    grown = continued(store, listing_of("bc"))
     assert ids_of(grown) == ["a", "b", "c"]
     assert [video.path for video in grown.videos] == [None, Path("/videos/b"), Path("/videos/c")]
     assert texts_of(grown) == [("a", "1")]
@@ -250,12 +258,27 @@ def test_a_file_of_that_stem_is_a_new_video_while_its_row_has_a_file(
     assert ids_of(continued(store, listing_of(["walk", "walk.mp4"]))) == ["walk", "walk.mp4"]
 
 
-def test_two_files_for_one_row_that_waits_are_refused_by_name(
-    made_of: Callable[[Listing], ZarrStore],
+def test_of_two_files_for_one_row_that_waits_neither_takes_it(
+    made_of: Callable[..., ZarrStore],
 ) -> None:
-    store = made_of(listing_of(["gone"], missing=["gone"]))
-    with pytest.raises(ManifestError, match="'gone' is listed twice"):
-        continued(store, listing_of(["gone.avi", "gone.mp4"]))
+    store = made_of(listing_of(["gone"], missing=["gone"]), reason="missing")
+    grown = continued(store, listing_of(["gone.avi", "gone.mp4"]))
+    assert ids_of(grown) == ["gone", "gone.avi", "gone.mp4"]
+
+
+def test_a_file_never_takes_the_row_of_a_video_that_had_one(
+    made_of: Callable[..., ZarrStore],
+) -> None:
+    store = made_of(listing_of(["walk"]), reason="corrupt")
+    assert ids_of(continued(store, listing_of(["walk.mp4"]))) == ["walk", "walk.mp4"]
+
+
+def test_an_append_that_does_not_list_what_is_pending_is_refused(
+    made_of: Callable[..., ZarrStore],
+) -> None:
+    store = made_of(listing_of("ab"))
+    with pytest.raises(IncompatibleStoreError, match=r"1 videos are still to be .*first: 'a'"):
+        continued(store, listing_of("bc"))
 
 
 # -- labels --------------------------------------------------------------------------------------

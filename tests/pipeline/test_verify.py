@@ -11,7 +11,7 @@ from runs import Runs
 from muse.errors import StoreError
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
-from muse.pipeline.verify import Problem, VerifyReport, repair, verify
+from muse.pipeline.verify import VerifyReport, repair, verify
 
 CAPTIONS = [("a", "one"), ("c", "three"), ("gone", "a dog")]
 FILES = (
@@ -185,7 +185,7 @@ def test_a_repaired_store_is_the_same_again_after_the_next_run(
         (whole.out / name).write_bytes(bytes(damaged))
     problems = checked(whole).problems
     assert {problem.name for problem in problems} == set(names)
-    assert repair(whole.store, problems) == num_shards
+    assert repair(whole.store.location) == num_shards
     assert checked(whole).problems == ()
     whole.run(CAPTIONS)
     assert whole.store.root_sha256 == root
@@ -194,7 +194,7 @@ def test_a_repaired_store_is_the_same_again_after_the_next_run(
 
 def test_only_damaged_shards_are_done_again(whole: Runs) -> None:
     (whole.out / "features.zarr/tokens/c/1/0/0/0").unlink()
-    repair(whole.store, checked(whole).problems)
+    repair(whole.store.location)
     whole.decoded.clear()
     whole.run(CAPTIONS)
     assert whole.decoded == ["c.mp4", "d.mp4"]
@@ -203,16 +203,16 @@ def test_only_damaged_shards_are_done_again(whole: Runs) -> None:
 def test_what_no_run_can_write_again_is_refused_by_name(whole: Runs) -> None:
     (whole.out / "videos.parquet").unlink()
     with pytest.raises(StoreError, match=r"videos\.parquet is not there\. No run can mend that"):
-        repair(whole.store, checked(whole).problems)
+        repair(whole.store.location)
     assert len(list((whole.out / "receipts").iterdir())) == 4
 
 
 def test_nothing_is_repaired_while_a_run_writes(whole: Runs) -> None:
     receipt = whole.store.video_receipts[0]
-    problem = Problem(name="x", words="y", receipt=receipt)
+    (whole.out / "features.zarr/tokens/c/0/0/0/0").unlink()
     with (
         whole.store.storage.lock(),
         pytest.raises(StoreError, match=r"another run .* is writing to it"),
     ):
-        repair(whole.store, (problem,))
+        repair(whole.store.location)
     assert (whole.out / receipt.name).is_file()
