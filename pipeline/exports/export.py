@@ -1,8 +1,9 @@
 """Vectors of a store as a table that any tool reads: one a video, or one a caption.
 
-A video's vector is the mean of its class tokens as `muse.head.model.MeanPoolHead` takes it, to the
-bit; a dot product of two vectors of these files is their cosine. Knows nothing of how a store lies
-on disk. The HDF5 form, which holds all of a store, is ``hdf5_writer``'s.
+A video's vector is `muse.pipeline.views.mean_pooled`: the store's own view ``pooled`` and, within
+the rounding of float32, what the ``mean-pool`` head makes of it. A dot product of two vectors of
+these files is their cosine. Knows nothing of how a store lies on disk. The HDF5 form, which holds all of
+a store, is ``hdf5_writer``'s.
 """
 
 # Legend: T frames, K tokens a frame, D width.
@@ -25,7 +26,7 @@ from muse.errors import StoreError
 from muse.pipeline.exports.new_file import new_file
 from muse.pipeline.records import ClipFeatures
 from muse.pipeline.store import FeatureStore, RawStore
-from muse.pipeline.views import dequantise
+from muse.pipeline.views import dequantise, mean_pooled
 
 TableKind = Literal["parquet", "npy"]
 _CAPTION_COLUMNS = ("video_id", "text", "split")
@@ -79,18 +80,6 @@ def write_captions(
         about=_about(store, "unit text embedding"),
     )
     return _write(table, file, kind=kind, overwrite=overwrite)
-
-
-def mean_pooled(class_TD: NDArray[np.float16], valid_T: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(D,) unit vector: the normalised mean of the normalised class tokens of the valid frames.
-
-    The operations of `muse.head.similarity.mean_pool.pool_frames`, which this layer is below.
-    """
-    frames_1TD = torch.from_numpy(class_TD.astype(np.float32))[None]
-    weight_1T1 = torch.from_numpy(valid_T)[None, :, None].float()
-    total_1D = (F.normalize(frames_1TD, dim=-1) * weight_1T1).sum(1)
-    vector: NDArray[np.float32] = F.normalize(total_1D / weight_1T1.sum(1), dim=-1)[0].numpy()
-    return vector
 
 
 # -- rows ----------------------------------------------------------------------------------------

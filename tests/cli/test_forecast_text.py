@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from muse.cli.forecast import comparison, print_forecast
+from muse.cli.forecast import RunForecast, comparison, print_forecast
+from muse.pipeline.extract import ExtractConfig, ExtractSummary
 from muse.pipeline.forecasting.record import Forecast
+from muse.pipeline.store import StoreCounts
 
 
 @pytest.fixture
@@ -70,3 +73,23 @@ def test_a_run_is_set_beside_its_forecast(forecast: Forecast) -> None:
     )
     assert output.endswith("wrote 5,969,788,080 bytes (6.0 GB) (exact)")
     assert failures == "failures     forecast 30 (6 to 152), found 2"
+
+
+def test_a_damaged_forecast_stops_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "forecast.json").write_text("{}", encoding="utf-8")
+    RunForecast(ExtractConfig(out=tmp_path)).compare(
+        ExtractSummary(
+            counts=StoreCounts(
+                listed=1, ok=1, failed=0, skipped=0, pending=0, captions=0, captions_embedded=0
+            ),
+            num_new_videos=1,
+            num_new_failures=0,
+            was_complete=False,
+            elapsed_seconds=1.0,
+        )
+    )
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "forecast.json: not a forecast" in output.err

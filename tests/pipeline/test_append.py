@@ -164,3 +164,42 @@ def test_the_label_names_both_listings(grown: Runs) -> None:
     listing = dataclasses.replace(grown.listing(NEW), protocol="MSVD test")
     extract(grown.config(append=True), listing)
     assert ZarrStore.open(grown.out).header.protocol == "folder + MSVD test"
+
+
+# -- listings that say less, or other things, than the store ---------------------------------------
+
+
+def test_a_new_duplicate_of_a_file_that_has_changed_since_is_decoded(runs: Runs) -> None:
+    runs.put(a=10)
+    runs.run()
+    runs.put(a="99 anew", b="99 anew")
+    runs.run(append=True)
+    assert runs.states == {"a.mp4": 10, "b.mp4": 99}
+
+
+def test_a_new_caption_of_a_video_whose_file_is_gone_is_embedded(runs: Runs) -> None:
+    runs.put(a=1, b=2)
+    runs.run([("a", "one"), ("b", "two")])
+    (runs.folder / "a.mp4").unlink()
+    runs.run([("a.mp4", "one"), ("a.mp4", "seven"), ("b", "two")], append=True)
+    assert runs.lengths == [("one", 3), ("two", 3), ("seven", 5)]
+
+
+def test_a_growth_keeps_the_paths_of_videos_that_it_does_not_list(runs: Runs) -> None:
+    runs.put(a=1)
+    runs.run()
+    (runs.folder / "a.mp4").unlink()
+    runs.put(b=2)
+    runs.run(append=True)
+    assert runs.store.video_paths == [str(runs.folder / "a.mp4"), str(runs.folder / "b.mp4")]
+
+
+def test_a_store_that_was_opened_before_a_growth_still_knows_its_rows(runs: Runs) -> None:
+    runs.put(a=1)
+    runs.run([("a", "one")])
+    before = runs.store
+    runs.put(b="corrupt")
+    runs.run([("a", "one"), ("gone", "two")], append=True)
+    assert before.has_features_N.tolist() == [True]
+    assert before.has_embedding_Q.tolist() == [True]
+    assert before.counts().listed == 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from runs import Runs, few_of
 
-from muse.errors import TooManyFailuresError, UsageError
+from muse.errors import IncompatibleStoreError, TooManyFailuresError, UsageError
 from muse.pipeline.redo import FailureLimit, RedoRules
 from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.verify import verify
@@ -349,3 +349,38 @@ def test_a_skipped_video_can_be_asked_for_again(runs: Runs) -> None:
     runs.put(b=2)
     runs.run(redo=retry("too_long"))
     assert runs.states == {"a.mp4": 1, "b.mp4": 2}
+
+
+# -- runs that are refused, and files that are mended ----------------------------------------------
+
+
+def test_a_run_that_is_refused_makes_nothing_pending(failed: Runs) -> None:
+    before = failed.states
+    other = {"precision": "bf16"}
+    with pytest.raises(IncompatibleStoreError, match=r"encoder\.precision"):
+        failed.run(CAPTIONS, redo=RedoRules(failed=("all",), changed="stat"), **other)
+    assert failed.states == before
+
+
+def test_a_failed_file_that_has_changed_is_done_again_by_changed(failed: Runs) -> None:
+    failed.run(CAPTIONS, redo=RedoRules(changed="stat"))
+    assert failed.states["b.mp4"] == 2
+    assert failed.states["c.mp4"] == 3
+
+
+def test_a_failure_that_another_video_s_retry_kept_is_still_known_as_it_was(failed: Runs) -> None:
+    failed.put(c="timeout")
+    failed.run(CAPTIONS, redo=retry("corrupt"))
+    failed.decoded.clear()
+    failed.put(c="3 and longer")
+    failed.run(CAPTIONS, redo=RedoRules(changed="stat"))
+    assert failed.decoded == ["c.mp4"]
+
+
+@pytest.mark.parametrize("percent", range(101))
+def test_a_share_allows_exactly_that_many(percent: int) -> None:
+    limit = FailureLimit.parse(f"{percent}%")
+    limit.check(percent, of=100)
+    if percent < 100:
+        with pytest.raises(TooManyFailuresError, match=f"allows {percent} %"):
+            limit.check(percent + 1, of=100)

@@ -9,6 +9,7 @@ import pytest
 from runs import Runs
 
 from muse.errors import StoreError
+from muse.pipeline.redo import RedoRules
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 from muse.pipeline.verify import VerifyReport, repair, verify
@@ -216,3 +217,21 @@ def test_nothing_is_repaired_while_a_run_writes(whole: Runs) -> None:
     ):
         repair(whole.store.location)
     assert (whole.out / receipt.name).is_file()
+
+
+# -- beside other runs -----------------------------------------------------------------------------
+
+
+def test_what_a_run_has_changed_since_the_store_was_opened_is_no_damage(whole: Runs) -> None:
+    opened = whole.store
+    opened.video_receipts, opened.caption_receipts  # noqa: B018  # read now, as of now
+    whole.put(a="8 anew", z=3)
+    whole.run(CAPTIONS, append=True, redo=RedoRules(changed="stat"))
+    assert verify(opened).problems == ()
+
+
+def test_a_repair_withdraws_only_what_is_damaged_when_it_begins(whole: Runs) -> None:
+    whole.put(a="8 anew")
+    whole.run(CAPTIONS, redo=RedoRules(changed="stat"))
+    assert repair(whole.store.location) == 0
+    assert "pending" not in whole.states.values()
