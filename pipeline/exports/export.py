@@ -2,8 +2,8 @@
 
 A video's vector is `muse.pipeline.views.mean_pooled`: the store's own view ``pooled`` and, within
 the rounding of float32, what the ``mean-pool`` head makes of it. A dot product of two vectors of
-these files is their cosine. Knows nothing of how a store lies on disk. The HDF5 form, which holds all of
-a store, is ``hdf5_writer``'s.
+these files is their cosine. Knows nothing of how a store lies on disk. The HDF5 form, which holds
+all of a store, is ``hdf5_writer``'s.
 """
 
 # Legend: T frames, K tokens a frame, D width.
