@@ -118,7 +118,7 @@ class RayEngine:
             limits=self._limits,
         )
         in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
-        num_lost = 0
+        num_lost = 0  # since the last receipt
         while todo or in_flight:
             for place, actor in enumerate(self._actors):
                 while todo and _load_of(place, in_flight.values()) < SHARDS_IN_FLIGHT:
@@ -129,7 +129,7 @@ class RayEngine:
             for reference in ready:
                 shard, _ = in_flight.pop(reference)
                 try:
-                    yield _result_of(reference)
+                    receipt: Receipt = _result_of(reference)
                 except (
                     _ActorLostError
                 ):  # with its node, and its own retries were over before it moved
@@ -138,6 +138,9 @@ class RayEngine:
                         raise
                     time.sleep(_MOVING_SECONDS * 2 ** min(num_lost - 1, 3))
                     todo.appendleft(shard)
+                else:
+                    num_lost = 0
+                    yield receipt
 
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
