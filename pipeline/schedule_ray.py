@@ -130,9 +130,7 @@ class RayEngine:
                 shard, _ = in_flight.pop(reference)
                 try:
                     receipt: Receipt = _result_of(reference)
-                except (
-                    _ActorLostError
-                ):  # with its node, and its own retries were over before it moved
+                except _ActorLostError:  # with its node; its own retries end before it has moved
                     num_lost += 1
                     if num_lost > _RETRIES * len(self._actors):
                         raise
