@@ -5,6 +5,7 @@ reports only. At most two shards an actor are in flight, so the object store sta
 the number of videos. Knows nothing of what the stages do.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -143,7 +144,8 @@ class RayEngine:
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
         for actor in self._actors:
-            ray.kill(actor)
+            with contextlib.suppress(RayError, RuntimeError, OSError):  # Ray may be gone itself
+                ray.kill(actor)
         if self._started_ray:
             ray.shutdown()
 
