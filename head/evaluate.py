@@ -20,7 +20,13 @@ from torch import Tensor
 from muse.errors import MetricError
 from muse.head import metrics
 from muse.head.checkpoint import load_head
-from muse.head.data import read_ahead, read_captions, read_videos, select_split
+from muse.head.data import (
+    SplitSelection,
+    read_ahead,
+    read_captions,
+    read_videos,
+    select_split,
+)
 from muse.head.devices import Device, resolve_device
 from muse.head.metrics import DirectionNumbers, direction_numbers
 from muse.head.model import MeanPoolHead, VideoEmbedder
@@ -67,6 +73,19 @@ class RetrievalReport:
             "text_to_video": self.text_to_video.as_json(),
             "video_to_text": self.video_to_text.as_json(),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitEmbeddings:
+    """A split as one head sees it: all that its numbers are made of."""
+
+    selection: SplitSelection
+    text_QD: Tensor
+    """(Q, D) float32 unit vectors."""
+    video_VD: Tensor
+    """(V, D) float32 unit vectors, on the same device."""
+    video_of_caption_Q: Tensor
+    """(Q,) int64, on the same device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,18 +179,53 @@ def evaluate(
         ManifestError: If the split has no usable pair.
         MetricError: If an embedding is NaN or infinite.
     """
+    embedded = embed_split(store, head, split=split, device=device, on_videos=on_videos)
+    return report_of(store, embedded, head_name=head_name or head.name)
+
+
+def embed_split(
+    store: FeatureStore,
+    head: VideoEmbedder,
+    *,
+    split: str = "test",
+    device: torch.device | None = None,
+    on_videos: Callable[[int], None] = lambda num_videos: None,
+) -> SplitEmbeddings:
+    """The captions and videos of a split as vectors, each video embedded once.
+
+    The arguments and the `ManifestError` are those of `evaluate`.
+    """
     selection = select_split(store, split)
     where = device or torch.device("cpu")
     video_VD = embed_videos(store, selection.video_rows_V, head, device=where, on_videos=on_videos)
     text_QD = F.normalize(read_captions(store, selection.caption_rows_Q), dim=-1)
-    video_of_caption_Q = torch.from_numpy(selection.video_of_caption_Q)
-    retrieval = (text_QD.to(where), video_VD.to(where), video_of_caption_Q.to(where))
+    return SplitEmbeddings(
+        selection=selection,
+        text_QD=text_QD.to(where),
+        video_VD=video_VD.to(where),
+        video_of_caption_Q=torch.from_numpy(selection.video_of_caption_Q).to(where),
+    )
+
+
+def report_of(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str) -> RetrievalReport:
+    """The numbers of a split that one head has embedded.
+
+    Args:
+        store: What ``embedded`` was made from.
+        embedded: Of `embed_split`.
+        head_name: What the report calls the head.
+
+    Raises:
+        MetricError: If an embedding is NaN or infinite.
+    """
+    selection = embedded.selection
+    retrieval = (embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q)
     return RetrievalReport(
         protocol=store.header.protocol,
-        split=split,
-        head=head_name or head.name,
-        num_videos=len(video_VD),
-        num_captions=len(text_QD),
+        split=selection.split,
+        head=head_name,
+        num_videos=len(embedded.video_VD),
+        num_captions=len(embedded.text_QD),
         num_videos_listed=selection.num_videos_listed,
         num_captions_listed=selection.num_captions_listed,
         text_to_video=direction_numbers(metrics.text_to_video_ranks(*retrieval)),

@@ -32,6 +32,15 @@ class Ranks:
     num_equal: Tensor
     """(queries,) int64, answers with the same score, the right one included."""
 
+    def expected(self) -> Tensor:
+        """(queries,) float64 ranks from 1; halves where scores tie."""
+        return 1 + self.num_better.double() + (self.num_equal.double() - 1) / 2
+
+    def recall_at(self, k: int) -> float:
+        """Percent of queries whose answer is among the first k, from 0 to 100."""
+        chance = (k - self.num_better.double()) / self.num_equal.double()
+        return 100 * chance.clamp(0, 1).mean().item()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DirectionNumbers:
@@ -52,10 +61,8 @@ class DirectionNumbers:
 
 def direction_numbers(ranks: Ranks) -> DirectionNumbers:
     """Recalls, median and mean rank under the tie rule above."""
-    better = ranks.num_better.double()
-    equal = ranks.num_equal.double()
-    rank = 1 + better + (equal - 1) / 2
-    recall_at = {k: 100 * ((k - better) / equal).clamp(0, 1).mean().item() for k in RECALL_AT}
+    rank = ranks.expected()
+    recall_at = {k: ranks.recall_at(k) for k in RECALL_AT}
     ordered = rank.sort().values
     middle = ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]
     return DirectionNumbers(
@@ -78,7 +85,7 @@ def text_to_video_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: T
     blocks = []
     for start in range(0, len(text_QD), BLOCK):
         queries = slice(start, start + BLOCK)
-        scores_bV = _scores(text_QD[queries], video_VD)
+        scores_bV = score_block(text_QD[queries], video_VD)
         blocks.append(rank_scores(scores_bV, video_of_caption_Q[queries]))
     return _join(blocks)
 
@@ -97,7 +104,7 @@ def video_to_text_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: T
     blocks = []
     for start in range(0, len(groups_G), BLOCK):
         video_b = groups_G[start : start + BLOCK]
-        scores_bQ = _scores(video_VD[video_b], text_QD)
+        scores_bQ = score_block(video_VD[video_b], text_QD)
         best_bG = scores_bQ.new_full((len(video_b), len(groups_G)), -torch.inf)
         best_bG.scatter_reduce_(1, group_of_caption_Q.expand_as(scores_bQ), scores_bQ, "amax")
         own_b = torch.arange(start, start + len(video_b), device=video_b.device)
@@ -126,7 +133,7 @@ def rank_scores(scores_QV: Tensor, right_Q: Tensor) -> Ranks:
     return Ranks(num_better=(scores_QV > own_Q1).sum(1), num_equal=(scores_QV == own_Q1).sum(1))
 
 
-def _scores(left_bD: Tensor, right_RD: Tensor) -> Tensor:
+def score_block(left_bD: Tensor, right_RD: Tensor) -> Tensor:
     """(b, R) dot products, computed in float64 and rounded to float32.
 
     A matrix product may give equal pairs different last bits, by their place in the block; the

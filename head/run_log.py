@@ -3,6 +3,7 @@
 Knows nothing of training: a line is a mapping with a ``step``.
 """
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,18 @@ from muse.head.checkpoint import replace_file
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's log in order, up to the first damaged one; none where it has no log."""
+    try:
+        text = (run / LOG_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines = itertools.takewhile(
+        lambda line: _step_of(line) < float("inf"), text.splitlines(keepends=True)
+    )
+    return [json.loads(line) for line in lines]
 
 
 class RunLog:
