@@ -7,7 +7,7 @@ by rounding only. Knows nothing of training.
 # Legend: Q captions, V videos, B videos at a time, D width.
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from muse.head.data import (
     select_split,
 )
 from muse.head.devices import Device, resolve_device
-from muse.head.metrics import DirectionNumbers, direction_numbers
+from muse.head.metrics import AxisNumbers, DirectionNumbers, direction_numbers, numbers_by_axis
 from muse.head.model import MeanPoolHead, VideoEmbedder
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
@@ -57,10 +57,15 @@ class RetrievalReport:
     """Captions of the split."""
     text_to_video: DirectionNumbers
     video_to_text: DirectionNumbers
+    by_axis: dict[str, AxisNumbers] = field(default_factory=dict)
+    """By what the captions ask for, each among all V videos; empty where no caption says."""
 
     def as_json(self) -> dict[str, Any]:
-        """Percent and ranks under the field names, with the rules they follow."""
-        return {
+        """Percent and ranks under the field names, with the rules they follow.
+
+        ``by_axis`` is there only where a caption has an axis.
+        """
+        content: dict[str, Any] = {
             "protocol": self.protocol,
             "split": self.split,
             "head": self.head,
@@ -73,6 +78,9 @@ class RetrievalReport:
             "text_to_video": self.text_to_video.as_json(),
             "video_to_text": self.video_to_text.as_json(),
         }
+        if self.by_axis:
+            content["by_axis"] = {axis: found.as_json() for axis, found in self.by_axis.items()}
+        return content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +173,7 @@ def evaluate(
     device: torch.device | None = None,
     on_videos: Callable[[int], None] = lambda num_videos: None,
 ) -> RetrievalReport:
-    """Both directions of retrieval between the captions and the videos of a split.
+    """Both directions of retrieval between the captions and the videos of a split, by axis too.
 
     Args:
         store: What can't be used of the split is counted in the report.
@@ -220,6 +228,8 @@ def report_of(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str)
     """
     selection = embedded.selection
     retrieval = (embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q)
+    to_video = metrics.text_to_video_ranks(*retrieval)
+    to_text = metrics.video_to_text_ranks(*retrieval)
     return RetrievalReport(
         protocol=store.header.protocol,
         split=selection.split,
@@ -228,8 +238,14 @@ def report_of(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str)
         num_captions=len(embedded.text_QD),
         num_videos_listed=selection.num_videos_listed,
         num_captions_listed=selection.num_captions_listed,
-        text_to_video=direction_numbers(metrics.text_to_video_ranks(*retrieval)),
-        video_to_text=direction_numbers(metrics.video_to_text_ranks(*retrieval)),
+        text_to_video=direction_numbers(to_video),
+        video_to_text=direction_numbers(to_text),
+        by_axis=numbers_by_axis(
+            to_video,
+            to_text,
+            video_of_caption_Q=embedded.video_of_caption_Q,
+            axis_of_caption_Q=[store.captions[row].axis for row in selection.caption_rows_Q],
+        ),
     )
 
 

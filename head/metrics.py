@@ -9,8 +9,9 @@ nothing of models or stores.
 
 # Legend: Q captions, V videos, D width, b of a block.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Ranks:
     """(queries,) int64, answers with a higher score."""
     num_equal: Tensor
     """(queries,) int64, answers with the same score, the right one included."""
+
+    def of(self, queries: Tensor) -> "Ranks":
+        """Those of some queries, by their places or a mask; the answers are still all of them."""
+        return Ranks(num_better=self.num_better[queries], num_equal=self.num_equal[queries])
 
     def expected(self) -> Tensor:
         """(queries,) float64 ranks from 1; halves where scores tie."""
@@ -59,6 +64,27 @@ class DirectionNumbers:
         return {**recalls, "MdR": self.median_rank, "MnR": self.mean_rank}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AxisNumbers:
+    """Both directions for the captions of one axis, ranked among all answers of the split."""
+
+    num_captions: int
+    """Captions of the axis: the queries of text to video."""
+    num_videos: int
+    """Videos that those captions belong to: the queries of video to text."""
+    text_to_video: DirectionNumbers
+    video_to_text: DirectionNumbers
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts and both directions under the field names."""
+        return {
+            "num_captions": self.num_captions,
+            "num_videos": self.num_videos,
+            "text_to_video": self.text_to_video.as_json(),
+            "video_to_text": self.video_to_text.as_json(),
+        }
+
+
 def direction_numbers(ranks: Ranks) -> DirectionNumbers:
     """Recalls, median and mean rank under the tie rule above."""
     rank = ranks.expected()
@@ -68,6 +94,38 @@ def direction_numbers(ranks: Ranks) -> DirectionNumbers:
     return DirectionNumbers(
         recall_at=recall_at, median_rank=middle.item() / 2, mean_rank=rank.mean().item()
     )
+
+
+def numbers_by_axis(
+    text_to_video: Ranks,
+    video_to_text: Ranks,
+    *,
+    video_of_caption_Q: Tensor,
+    axis_of_caption_Q: Sequence[str],
+) -> dict[str, AxisNumbers]:
+    """Numbers of each axis by its name, in the order of the names; no axis, no entry.
+
+    Nothing is ranked again: an axis takes the ranks of its captions, and those of the videos that
+    have a caption of it, each among all answers.
+
+    Args:
+        text_to_video: Of `text_to_video_ranks`.
+        video_to_text: Of `video_to_text_ranks`.
+        video_of_caption_Q: (Q,) int64, as it was given to both.
+        axis_of_caption_Q: Q names; captions under the empty one are in no axis.
+    """
+    group_of_caption_Q = _groups(video_of_caption_Q)[1]
+    found = {}
+    for axis in sorted({*axis_of_caption_Q} - {""}):
+        captions = torch.tensor([place for place, a in enumerate(axis_of_caption_Q) if a == axis])
+        groups = torch.tensor(sorted({*group_of_caption_Q[captions].tolist()}))
+        found[axis] = AxisNumbers(
+            num_captions=len(captions),
+            num_videos=len(groups),
+            text_to_video=direction_numbers(text_to_video.of(captions)),
+            video_to_text=direction_numbers(video_to_text.of(groups)),
+        )
+    return found
 
 
 def text_to_video_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor) -> Ranks:
@@ -97,10 +155,7 @@ def video_to_text_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: T
     `text_to_video_ranks`.
     """
     _check_embeddings(text_QD, video_VD, video_of_caption_Q)
-    groups_G, group_of_caption_Q = cast(
-        tuple[Tensor, Tensor],
-        torch.unique(video_of_caption_Q, return_inverse=True),
-    )
+    groups_G, group_of_caption_Q = _groups(video_of_caption_Q)
     blocks = []
     for start in range(0, len(groups_G), BLOCK):
         video_b = groups_G[start : start + BLOCK]
@@ -131,6 +186,11 @@ def rank_scores(scores_QV: Tensor, right_Q: Tensor) -> Ranks:
     _require_finite(scores_QV, what="scores")
     own_Q1 = scores_QV.gather(1, right_Q[:, None])
     return Ranks(num_better=(scores_QV > own_Q1).sum(1), num_equal=(scores_QV == own_Q1).sum(1))
+
+
+def _groups(video_of_caption_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """(G,) videos that have a caption, increasing, and (Q,) the place of each caption's there."""
+    return cast(tuple[Tensor, Tensor], torch.unique(video_of_caption_Q, return_inverse=True))
 
 
 def score_block(left_bD: Tensor, right_RD: Tensor) -> Tensor:

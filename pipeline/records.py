@@ -56,6 +56,8 @@ class Caption:
     text: str
     split: str
     """Name of the split the pair belongs to, such as ``train``, ``val`` or ``test``."""
+    axis: str = ""
+    """What the caption asks for, where its benchmark says; reports are broken down by it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -108,11 +108,15 @@ def make_store(
     missing_videos: Sequence[int] = (),
     missing_captions: Sequence[int] = (),
     num_test_videos: int = 0,
+    axes: Sequence[str] = ("",),
     noise: float = 0.5,
     is_turned: bool = True,
     seed: int = 0,
 ) -> MemoryStore:
-    """Videos ``video0``… of 2 to T frames; the last ``num_test_videos`` are the ``test`` split."""
+    """Videos ``video0``… of 2 to T frames; the last ``num_test_videos`` are the ``test`` split.
+
+    The captions take the ``axes`` in turn.
+    """
     rng = np.random.default_rng(seed)
     topic_ND = rng.normal(size=(num_videos, DIM))
     turn_DD = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0] if is_turned else np.eye(DIM)
@@ -132,7 +136,10 @@ def make_store(
     for row in range(num_videos):
         split = "test" if row >= num_videos - num_test_videos else "train"
         for number in range(captions_per_video):
-            captions.append(Caption(video_id=f"video{row}", text=f"{row}.{number}", split=split))
+            axis = axes[len(captions) % len(axes)]
+            captions.append(
+                Caption(video_id=f"video{row}", text=f"{row}.{number}", split=split, axis=axis)
+            )
             embeddings.append((topic_ND[row] + 0.1 * rng.normal(size=DIM)) @ turn_DD)
     has_embedding_Q = np.array([number not in missing_captions for number in range(len(captions))])
     return MemoryStore(

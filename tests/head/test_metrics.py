@@ -9,6 +9,7 @@ from muse.errors import MetricError
 from muse.head import metrics
 from muse.head.metrics import (
     direction_numbers,
+    numbers_by_axis,
     rank_scores,
     text_to_video_ranks,
     video_to_text_ranks,
@@ -121,6 +122,36 @@ def test_equal_embeddings_tie_though_matrix_products_round(num_videos: int, dim:
     right_Q = torch.zeros(3, dtype=torch.long)
     ranks = text_to_video_ranks(torch.randn(3, dim), video_VD, right_Q)
     assert ranks.num_equal.tolist() == [num_videos] * 3
+
+
+@pytest.mark.parametrize(("captions", "videos"), [(1, 1), (9, 4), (40, 11), (12, 30)])
+def test_an_axis_has_the_double_loop_s_ranks_of_its_own_among_all(
+    captions: int, videos: int
+) -> None:
+    text_QD, video_VD, video_of_caption_Q = integer_embeddings(captions, videos)
+    axis_of = [("", "where", "count", "order")[place % 4] for place in range(captions)]
+    own = video_of_caption_Q.tolist()
+    with_caption = sorted(set(own))
+    scores_QV = (text_QD @ video_VD.T).tolist()
+    best_GG = [
+        [max(scores_QV[q][v] for q in range(captions) if own[q] == g) for g in with_caption]
+        for v in with_caption
+    ]
+    found = numbers_by_axis(
+        text_to_video_ranks(text_QD, video_VD, video_of_caption_Q),
+        video_to_text_ranks(text_QD, video_VD, video_of_caption_Q),
+        video_of_caption_Q=video_of_caption_Q,
+        axis_of_caption_Q=axis_of,
+    )
+    assert list(found) == sorted({*axis_of} - {""})
+    for axis, numbers in found.items():
+        mine = [q for q in range(captions) if axis_of[q] == axis]
+        groups = [g for g, video in enumerate(with_caption) if video in {own[q] for q in mine}]
+        assert (numbers.num_captions, numbers.num_videos) == (len(mine), len(groups))
+        to_video = child_numbers([scores_QV[q] for q in mine], [own[q] for q in mine])
+        assert numbers.text_to_video.as_json() == pytest.approx(to_video)
+        to_text = child_numbers([best_GG[g] for g in groups], groups)
+        assert numbers.video_to_text.as_json() == pytest.approx(to_text)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

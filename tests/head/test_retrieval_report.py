@@ -69,6 +69,46 @@ def test_constant_head_scores_exactly_chance() -> None:
     assert report["video_to_text"] == pytest.approx(chance)
 
 
+def test_axes_are_reported_by_name_over_the_captions_of_the_split() -> None:
+    store = make_store(
+        num_videos=10, num_test_videos=6, captions_per_video=3, axes=("where", "", "order", "where")
+    )
+    report = evaluate(store, MeanPoolHead(), split="test")
+    axes = [caption.axis for caption in store.captions if caption.split == "test"]
+    assert list(report.by_axis) == ["order", "where"]
+    for axis, numbers in report.by_axis.items():
+        assert numbers.num_captions == axes.count(axis)
+        assert numbers.as_json()["text_to_video"] == numbers.text_to_video.as_json()
+    content = report.as_json()
+    assert json.loads(json.dumps(content)) == content
+    assert list(content["by_axis"]["order"]) == [
+        "num_captions", "num_videos", "text_to_video", "video_to_text",
+    ]  # fmt: skip
+
+
+def test_one_axis_for_all_captions_has_the_numbers_of_the_whole() -> None:
+    store = make_store(num_videos=9, captions_per_video=2, axes=("what",))
+    report = evaluate(store, MeanPoolHead(), split="train")
+    what = report.by_axis["what"]
+    assert (what.num_captions, what.num_videos) == (18, 9)
+    assert (what.text_to_video, what.video_to_text) == (report.text_to_video, report.video_to_text)
+
+
+def test_constant_head_finds_videos_at_chance_on_every_axis() -> None:
+    store = make_store(num_videos=20, captions_per_video=2, axes=("where", "order", "order"))
+    report = evaluate(store, ConstantHead(), split="all")
+    for numbers in report.by_axis.values():
+        assert numbers.text_to_video.as_json() == pytest.approx(
+            {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "MdR": 10.5, "MnR": 10.5}
+        )
+
+
+def test_a_report_of_captions_without_axes_does_not_name_them() -> None:
+    report = evaluate(make_store(num_videos=3), MeanPoolHead(), split="train")
+    assert report.by_axis == {}
+    assert "by_axis" not in report.as_json()
+
+
 def test_head_runs_once_a_video() -> None:
     head = ConstantHead()
     seen: list[int] = []
