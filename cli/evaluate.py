@@ -1,6 +1,7 @@
 """``muse evaluate``: retrieval numbers of a head on a split."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,20 @@ from muse.cli.flags import (
     ScanFlag,
     ScanOption,
     StoreArgument,
+    ViewFlag,
     ViewOption,
     open_for_head,
 )
 
 if TYPE_CHECKING:
-    from muse.head.evaluate import RetrievalReport
+    import torch
+
+    from muse.head.evaluate import RetrievalReport, SplitEmbeddings
+    from muse.head.model import VideoEmbedder
+    from muse.pipeline.store import FeatureStore
 
 _DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_text"))
+_FILM_TIMEOUT_SECONDS = 60.0  # to decode a video for a picture of it
 
 
 def evaluate(
@@ -31,13 +38,60 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the numbers to this file too.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with charts and examples too.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second head on the page: a run folder, or mean-pool.")
+    ] = None,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions."""
-    from muse.cli.report import print_note
-    from muse.head.evaluate import evaluate as run_evaluate
+    from muse.cli.report import print_line, print_note
+    from muse.errors import UsageError
+
+    if against is not None and html_file is None:
+        raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
+    opened = [
+        _open(store, name, view=view, device=device, scan=scan)
+        for name in (head, against)
+        if name is not None
+    ]
+    evaluated = _evaluate(opened[0], split)
+    _print(evaluated.report)
+    if _trained_on(head, split):
+        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
+    if json_file is not None:
+        _write(json_file, evaluated.report)
+    if html_file is not None:
+        _write_page(html_file, [evaluated, *(_evaluate(other, split) for other in opened[1:])])
+        print_line(f"report: {html_file}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OpenedHead:
+    """A head, the store as it reads it, and where it computes."""
+
+    name: str
+    store: "FeatureStore"
+    head: "VideoEmbedder"
+    device: "torch.device"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Evaluated:
+    """A head's numbers and the vectors behind them."""
+
+    store: "FeatureStore"
+    embedded: "SplitEmbeddings"
+    report: "RetrievalReport"
+
+
+def _open(
+    store: str, head: str, *, view: ViewFlag | None, device: str, scan: ScanFlag
+) -> _OpenedHead:
     from muse.head.evaluate import open_head
 
     opened = open_for_head(store, head, view)
@@ -48,12 +102,15 @@ def evaluate(
         scan=scan.value,
         any_view=view is not None,
     )
-    report = run_evaluate(opened, opened_head, split=split, head_name=head, device=where)
-    _print(report)
-    if _trained_on(head, split):
-        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
-    if json_file is not None:
-        _write(json_file, report)
+    return _OpenedHead(name=head, store=opened, head=opened_head, device=where)
+
+
+def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
+    from muse.head.evaluate import embed_split, report_of
+
+    embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
+    report = report_of(opened.store, embedded, head_name=opened.name)
+    return _Evaluated(store=opened.store, embedded=embedded, report=report)
 
 
 def _print(report: "RetrievalReport") -> None:
@@ -73,6 +130,40 @@ def _print(report: "RetrievalReport") -> None:
             title, *(f"{numbers[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR", "MnR"))
         )
     print_table(table)
+
+
+def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
+    """The page of one head, or of one against another."""
+    import datetime
+
+    from muse.cli.page.content import head_result, page_content, shown_videos
+    from muse.cli.page.film_strips import film_strips
+    from muse.cli.page.page import page_of, write_page
+    from muse.pipeline.decoding.decoder import DecodeLimits, IsolatedDecoder
+
+    first = evaluated[0]
+    results = [head_result(one.report, one.embedded) for one in evaluated]
+    content = page_content(
+        first.store,
+        first.embedded,
+        head=results[0],
+        against=results[1] if len(results) > 1 else None,
+        remarks=[remark for one in evaluated for remark in _remarks(one.report)],
+    )
+    decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
+    try:
+        strips = film_strips(
+            shown_videos(content), sampling=first.store.header.sampling, decode=decoder
+        )
+    finally:
+        decoder.close()
+    write_page(file, page_of(content, strips, on=datetime.datetime.now(datetime.UTC).date()))
+
+
+def _remarks(report: "RetrievalReport") -> list[str]:
+    if not _trained_on(report.head, report.split):
+        return []
+    return [f"{report.head} was trained on split {report.split}: these are not test numbers."]
 
 
 def _trained_on(head: str, split: str) -> bool:
