@@ -173,7 +173,7 @@ def legend(names: Names, *, is_line: bool) -> Markup:
     entries = []
     for role, name in names.items():
         drawn = _line(1, 6, 29, 6, f"curve {role}") if is_line else _mark(role, 15, 6)
-        picture = element("svg", drawn, viewBox="0 0 30 12", aria_hidden="true")
+        picture = element("svg", drawn, viewBox="0 -4 30 20", aria_hidden="true")
         entries.append(element("li", picture, name))
     return element("ul", *entries, class_="legend")
 
@@ -201,7 +201,8 @@ def _mark(role: Role, x: float, y: float) -> Markup:
     """Filled for the head, hollow for the other, an upright stroke for chance."""
     if role == "chance":
         return _line(x, y - 6, x, y + 6, f"mark {role}")
-    return element("circle", cx=round(x, 1), cy=round(y, 1), r=5, class_=f"mark {role}")
+    radius = 4.5 if role == "head" else 7.5  # both show where both are equal
+    return element("circle", cx=round(x, 1), cy=round(y, 1), r=radius, class_=f"mark {role}")
 
 
 def _path(curve: Curve, frame: Frame) -> Markup:

@@ -17,7 +17,7 @@ SHEET = Markup(
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 64rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.3rem; margin: 2.75rem 0 .75rem; padding-top: .75rem;
   border-top: 1px solid var(--line); }
@@ -34,7 +34,8 @@ code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .35rem; }
 th, td { padding: .32rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th[scope="row"], th:first-child { text-align: left; font-weight: 500; overflow-wrap: anywhere; }
+th[scope="row"], th:first-child { text-align: left; font-weight: 500; max-width: 26rem;
+  overflow-wrap: break-word; }
 thead th { color: var(--muted); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
 table.words td { text-align: left; overflow-wrap: anywhere; }
 tr.group th { font-weight: 600; padding-top: .9rem; }
@@ -49,7 +50,7 @@ svg.chart { display: block; width: 100%; height: auto; max-width: 58rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .1rem 0 .5rem; padding: 0;
   list-style: none; font-size: .88rem; }
 .legend li { display: flex; align-items: center; gap: .45rem; overflow-wrap: anywhere; }
-.legend svg { flex: none; width: 30px; height: 12px; }
+.legend svg { flex: none; width: 30px; height: 20px; }
 svg text { fill: var(--muted); font: 12px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 svg text.label, svg text.value { fill: var(--ink); }
 .grid { stroke: var(--line); stroke-width: 1; }
@@ -60,12 +61,12 @@ svg text.label, svg text.value { fill: var(--ink); }
 .curve { fill: none; stroke: var(--role); stroke-width: 2.25; stroke-linejoin: round; }
 .curve.against { stroke-dasharray: 7 4; } .curve.chance { stroke-dasharray: 1.5 4; }
 .mark { fill: var(--role); stroke: var(--role); stroke-width: 2.25; }
-.mark.against { fill: var(--card); }
+.mark.against { fill: none; }
 details { margin: .75rem 0; } summary { cursor: pointer; color: var(--muted); }
 .query { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .8rem 1rem; margin: .8rem 0; }
 .query blockquote { margin: .1rem 0 .3rem; font-size: 1.08rem; overflow-wrap: anywhere; }
-.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(13.5rem, 1fr));
+.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
   gap: .8rem; list-style: none; margin: .6rem 0 0; padding: 0; }
 .answers li { min-width: 0; font-size: .84rem; color: var(--muted); overflow-wrap: anywhere; }
 .film { border: 3px solid transparent; border-radius: 4px; overflow: hidden; line-height: 0;
