@@ -20,6 +20,7 @@ from muse.cli.flags import (
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
 
     from muse.head.evaluate import RetrievalReport, SplitEmbeddings
     from muse.head.model import VideoEmbedder
@@ -48,7 +49,7 @@ def evaluate(
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
-    """Print recalls and ranks of a head, in both directions."""
+    """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
     from muse.cli.report import print_line, print_note
     from muse.errors import UsageError
 
@@ -130,6 +131,24 @@ def _print(report: "RetrievalReport") -> None:
             title, *(f"{numbers[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR", "MnR"))
         )
     print_table(table)
+    if report.by_axis:
+        print_table(_axis_table(report))
+
+
+def _axis_table(report: "RetrievalReport") -> "Table":
+    """By what the captions ask for; chance is of a text's video being first of all V."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("axis", "captions", "t2v R@1", "R@5", "MdR", "v2t R@1", "chance")
+    chance = f"{100 / report.num_videos:.2f}"
+    for axis, found in report.by_axis.items():
+        to_video, to_text = found.text_to_video.as_json(), found.video_to_text.as_json()
+        numbers = (*(to_video[name] for name in ("R@1", "R@5", "MdR")), to_text["R@1"])
+        columns = (f"{number:.1f}" for number in numbers)
+        # A benchmark's name is no markup, whatever brackets it has.
+        table.add_row(Text(axis), str(found.num_captions), *columns, chance)
+    return table
 
 
 def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:

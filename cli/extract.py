@@ -62,7 +62,8 @@ def extract(
     ],
     folder: Annotated[Path | None, typer.Argument(help="Folder of videos, any depth.")] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="csv or parquet (video,caption[,split]), json or jsonl.")
+        Path | None,
+        typer.Option(help="csv, parquet (video,caption[,split,axis]), json or jsonl."),
     ] = None,
     dataset: Annotated[DatasetFlag | None, typer.Option(help="A benchmark, with --root.")] = None,
     root: Annotated[

@@ -37,7 +37,7 @@ class ListedRows:
     @property
     def sha256(self) -> str:
         """Of the ids and captions in row order; where the files lie does not enter."""
-        captions = [[c.video_id, c.text, c.split] for c in self.captions]
+        captions = [caption.hashed for caption in self.captions]
         return hash_of_json([[video.video_id for video in self.videos], captions])
 
 

@@ -82,7 +82,7 @@ class CaptionShard:
     @property
     def members_sha256(self) -> str:
         """Over the captions."""
-        return hash_of_json([[c.video_id, c.text, c.split] for c in self.captions])
+        return hash_of_json([caption.hashed for caption in self.captions])
 
 
 def header_of(

@@ -6,7 +6,7 @@ video, H and W pixels, K tokens per frame (1 + P, class token first), D width of
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -58,6 +58,23 @@ class Caption:
     """Name of the split the pair belongs to, such as ``train``, ``val`` or ``test``."""
     axis: str = ""
     """What the caption asks for, where its benchmark says; reports are broken down by it."""
+
+    @property
+    def hashed(self) -> list[str]:
+        """What a hash of it is taken of; without an axis what it was before there were any."""
+        return [self.video_id, self.text, self.split, *([self.axis] if self.axis else [])]
+
+
+def caption_columns(captions: Sequence[Caption]) -> dict[str, list[str]]:
+    """The captions by field, as a table has them; ``axis`` only where one of them has an axis."""
+    names = ("video_id", "text", "split", *(["axis"] if any(c.axis for c in captions) else []))
+    return {name: [getattr(caption, name) for caption in captions] for name in names}
+
+
+def captions_of_columns(columns: Mapping[str, Sequence[str]]) -> list[Caption]:
+    """The captions that `caption_columns` was given."""
+    rows = zip(*columns.values(), strict=True)
+    return [Caption(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

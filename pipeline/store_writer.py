@@ -32,7 +32,7 @@ from muse.pipeline.receipts import (
     receipt_name,
     write_receipt,
 )
-from muse.pipeline.records import ClipFeatures, Failure, SourceFile, printable
+from muse.pipeline.records import ClipFeatures, Failure, SourceFile, caption_columns, printable
 from muse.pipeline.sealed_json import sealed_bytes
 from muse.pipeline.sources import source_of
 from muse.pipeline.storage.files import Storage, open_storage
@@ -270,8 +270,7 @@ def _tables(rows: ListedRows, known_paths: Sequence[str]) -> dict[str, dict[str,
         "duplicate_of": pa.array(rows.duplicate_of, pa.int64()),
     }
     captions = {
-        name: pa.array([getattr(caption, name) for caption in rows.captions], pa.string())
-        for name in ("video_id", "text", "split")
+        name: pa.array(texts, pa.string()) for name, texts in caption_columns(rows.captions).items()
     }
     return {VIDEOS_FILE: videos, CAPTIONS_FILE: captions}
 

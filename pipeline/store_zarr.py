@@ -19,7 +19,14 @@ from muse.errors import StoreError
 from muse.pipeline.feature_rows import FEATURES_FOLDER, FeatureRows
 from muse.pipeline.header import StoreHeader, header_from_json
 from muse.pipeline.receipts import Receipt, ReceiptKind, read_receipts
-from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
+from muse.pipeline.records import (
+    Caption,
+    ClipFeatures,
+    ClipTokens,
+    Failure,
+    SourceFile,
+    captions_of_columns,
+)
 from muse.pipeline.sealed_json import hash_of_json, unsealed
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
@@ -91,29 +98,34 @@ class ZarrStore:
     @cached_property
     def captions(self) -> Sequence[Caption]:
         """All Q captions, in row order."""
-        num = self.header.num_captions
-        columns = (self._column(CAPTIONS_FILE, name, num) for name in ("video_id", "text", "split"))
-        return [
-            Caption(video_id=video_id, text=text, split=split)
-            for video_id, text, split in zip(*columns, strict=True)
-        ]
+        names = ("video_id", "text", "split")
+        num_rows = self.header.num_captions
+        columns = self._columns(CAPTIONS_FILE, names, num_rows, optional=("axis",))
+        return captions_of_columns(columns)
 
     def _column(self, name: str, column: str, num_rows: int) -> list[Any]:
+        return self._columns(name, (column,), num_rows)[column]
+
+    def _columns(
+        self, name: str, columns: Sequence[str], num_rows: int, *, optional: Sequence[str] = ()
+    ) -> dict[str, list[Any]]:
         """The rows that the header counts: a growth that was cut off may have left more."""
         try:
-            table = pq.read_table(pa.BufferReader(self.storage.read(name)), columns=[column])
+            content = self.storage.read(name)
+            there = pq.read_schema(pa.BufferReader(content)).names
+            names = [*columns, *(column for column in optional if column in there)]
+            table = pq.read_table(pa.BufferReader(content), columns=names)
         except (OSError, pa.ArrowException) as error:
             words = " ".join(str(error).split())
             raise StoreError(
                 f"{self.location}: {name} can't be read ({words}). Extract into another --out."
             ) from error
-        values: list[Any] = table.column(column)[:num_rows].to_pylist()
-        if len(values) != num_rows:
+        if len(table) < num_rows:
             raise StoreError(
-                f"{self.location}: {name} has {len(values)} rows, the header says {num_rows}. "
+                f"{self.location}: {name} has {len(table)} rows, the header says {num_rows}. "
                 "Copy the store again, or extract into another --out."
             )
-        return values
+        return {column: table.column(column)[:num_rows].to_pylist() for column in names}
 
     # -- what is done ------------------------------------------------------------------------
 

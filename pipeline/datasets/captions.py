@@ -1,4 +1,4 @@
-"""Caption files: csv, json, jsonl or parquet to (video, text, split) rows.
+"""Caption files: csv, json, jsonl or parquet to (video, text, split, axis) rows.
 
 Checked here, where they enter: columns, types and empty texts, each error with its line. Knows
 nothing of where the videos are.
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from muse.errors import ManifestError
 
 DEFAULT_SPLIT = "all"  # of captions that name none
-_ROW_COLUMNS = ("video", "caption", "split")
-_OBJECT_KEYS = ("video", "captions", "split")
+_ROW_COLUMNS = ("video", "caption", "split", "axis")
+_OBJECT_KEYS = ("video", "captions", "split", "axis")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +29,18 @@ class CaptionRow:
     """As the file names it."""
     text: str
     split: str
+    axis: str = ""
+    """What it asks for; empty where the file does not say."""
 
 
 def read_captions(file: Path) -> list[CaptionRow]:
     """All captions of a file, in its order.
 
     Args:
-        file: ``.csv`` with columns ``video,caption[,split]``, one row a caption; ``.json`` (a list)
-            or ``.jsonl`` (a line each) of ``{"video", "captions": [...], "split"}``; ``.parquet``
-            with the columns of either.
+        file: ``.csv`` with columns ``video,caption[,split][,axis]``, one row a caption; ``.json``
+            (a list) or ``.jsonl`` (a line each) of ``{"video", "captions": [...], "split",
+            "axis"}``, where ``axis`` is one name, or a list of one a caption; ``.parquet`` with
+            the columns of either.
 
     Raises:
         ManifestError: If it can't be read, with file and row.
@@ -70,7 +73,7 @@ def _csv(file: Path) -> Iterator[CaptionRow]:
                     f"{where}: {_num_fields(record)} fields, expected "
                     f"{len(reader.fieldnames or ())}. Quote captions that hold commas."
                 )
-            yield _row(record["video"], record["caption"], record.get("split"), where=where)
+            yield _row_of_record(record, where=where)
 
 
 def _num_fields(record: Mapping[Any, Any]) -> int:
@@ -110,7 +113,7 @@ def _parquet(file: Path) -> Iterator[CaptionRow]:
         return
     _check_names(file, tuple(table.column_names), known=_ROW_COLUMNS)
     for where, record in records:
-        yield _row(record["video"], record["caption"], record.get("split"), where=where)
+        yield _row_of_record(record, where=where)
 
 
 def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Iterator[CaptionRow]:
@@ -130,8 +133,21 @@ def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Iterator[Capt
                 "Put all its captions in one object."
             )
         seen[str(video)] = where
-        for text in captions:
-            yield _row(video, text, entry.get("split"), where=where)
+        axes = _axes(entry.get("axis"), len(captions), where=where)
+        for text, axis in zip(captions, axes, strict=True):
+            yield _row(video, text, split=entry.get("split"), axis=axis, where=where)
+
+
+def _axes(axis: object, num_captions: int, *, where: str) -> list[object]:
+    """One a caption: those of a list, or the same for all."""
+    if not isinstance(axis, list):
+        return [axis] * num_captions
+    if len(axis) != num_captions:
+        raise ManifestError(
+            f"{where}: axis has {len(axis)} names for {num_captions} captions. Write one a "
+            "caption, or one name for all."
+        )
+    return axis
 
 
 def _check_names(where: object, names: tuple[str, ...], *, known: tuple[str, ...]) -> None:
@@ -141,15 +157,27 @@ def _check_names(where: object, names: tuple[str, ...], *, known: tuple[str, ...
         problem = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
         raise ManifestError(
             f"{where}: {problem}; it has {', '.join(map(repr, names)) or 'none'}. "
-            f"Known are {', '.join(known[:2])} and, optional, {known[2]}."
+            f"Known are {', '.join(known[:2])} and, optional, {', '.join(known[2:])}."
         )
 
 
-def _row(video: object, text: object, split: object, *, where: str) -> CaptionRow:
+def _row_of_record(record: Mapping[str, object], *, where: str) -> CaptionRow:
+    video, text, split, axis = (record.get(name) for name in _ROW_COLUMNS)
+    return _row(video, text, split=split, axis=axis, where=where)
+
+
+def _row(video: object, text: object, *, split: object, axis: object, where: str) -> CaptionRow:
     if not isinstance(video, str) or not video.strip():
         raise ManifestError(f"{where}: video is {video!r}, expected the name of a file.")
     if not isinstance(text, str) or not text.strip():
         raise ManifestError(f"{where}: caption is {text!r}, expected a text. Remove the row.")
     if split is not None and not isinstance(split, str):
         raise ManifestError(f"{where}: split is {split!r}, expected a name such as train or test.")
-    return CaptionRow(video=video.strip(), text=text.strip(), split=split or DEFAULT_SPLIT)
+    if axis is not None and not isinstance(axis, str):
+        raise ManifestError(f"{where}: axis is {axis!r}, expected a name such as where or order.")
+    return CaptionRow(
+        video=video.strip(),
+        text=text.strip(),
+        split=split or DEFAULT_SPLIT,
+        axis=(axis or "").strip(),
+    )

@@ -78,4 +78,4 @@ def _ids(
 
 
 def _caption(row: CaptionRow, id_of: dict[str, str]) -> Caption:
-    return Caption(video_id=id_of[row.video], text=row.text, split=row.split)
+    return Caption(video_id=id_of[row.video], text=row.text, split=row.split, axis=row.axis)

@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.exports.new_file import new_file
-from muse.pipeline.records import ClipFeatures
+from muse.pipeline.records import ClipFeatures, caption_columns
 from muse.pipeline.store import FeatureStore, RawStore
 from muse.pipeline.views import dequantise, mean_pooled
 
 TableKind = Literal["parquet", "npy"]
-_CAPTION_COLUMNS = ("video_id", "text", "split")
 _Row = tuple[dict[str, object], NDArray[np.float32]]
 _ROWS_AT_ONCE = 4096  # 8 MB of float32 at D = 512
 
@@ -70,13 +69,14 @@ def write_captions(
 ) -> tuple[Path, ...]:
     """Writes the unit vector of each caption that has an embedding; see `write_pooled`.
 
-    The other columns are video_id, text and split.
+    The other columns are video_id, text and split, and axis where a caption has one.
     """
+    names = tuple(caption_columns(store.captions))
     table = _Table(
         num_rows=int(store.has_embedding_Q.sum()),
         dim=store.header.encoder.dim,
-        columns=pa.schema([(name, pa.string()) for name in _CAPTION_COLUMNS]),
-        rows=_caption_rows(store),
+        columns=pa.schema([(name, pa.string()) for name in names]),
+        rows=_caption_rows(store, names),
         about=_about(store, "unit text embedding"),
     )
     return _write(table, file, kind=kind, overwrite=overwrite)
@@ -124,7 +124,7 @@ def _class_tokens(arrays: Any) -> NDArray[np.float16]:
     return dequantise(arrays["tokens_int8"][:, 0], arrays["tokens_int8_scale"][:, 0])
 
 
-def _caption_rows(store: FeatureStore) -> Iterator[_Row]:
+def _caption_rows(store: FeatureStore, names: Sequence[str]) -> Iterator[_Row]:
     rows = np.flatnonzero(store.has_embedding_Q)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         block = rows[start : start + _ROWS_AT_ONCE]
@@ -132,7 +132,7 @@ def _caption_rows(store: FeatureStore) -> Iterator[_Row]:
         vectors = F.normalize(embeddings, dim=-1).numpy()
         for row, vector in zip(block.tolist(), vectors, strict=True):
             caption = store.captions[row]
-            yield {name: getattr(caption, name) for name in _CAPTION_COLUMNS}, vector
+            yield {name: getattr(caption, name) for name in names}, vector
 
 
 def _about(store: FeatureStore, vector: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader, header_from_json
-from muse.pipeline.records import Caption, Failure, SourceFile
+from muse.pipeline.records import Caption, Failure, SourceFile, captions_of_columns
 from muse.pipeline.views import ArraySpec
 
 LAYOUT_VERSION = 1
@@ -85,6 +85,9 @@ class _Reader:
         if name not in self._content.attrs:
             raise self.broken(f"attribute {name} is missing")
         return self._content.attrs[name]
+
+    def has(self, name: str) -> bool:
+        return name in self._content
 
     def column(self, name: str) -> Any:
         found = self._content.get(name)
@@ -202,11 +205,8 @@ def _sources(reader: _Reader, num_videos: int) -> list[SourceFile | None]:
 
 
 def _captions(reader: _Reader, num_captions: int) -> list[Caption]:
-    columns = (reader.texts(f"captions/{n}", num_captions) for n in ("video_id", "text", "split"))
-    return [
-        Caption(video_id=video_id, text=text, split=split)
-        for video_id, text, split in zip(*columns, strict=True)
-    ]
+    names = ("video_id", "text", "split", *(["axis"] if reader.has("captions/axis") else []))
+    return captions_of_columns({n: reader.texts(f"captions/{n}", num_captions) for n in names})
 
 
 def _failures(reader: _Reader, num_videos: int) -> tuple[NDArray[np.int64], list[Failure]]:

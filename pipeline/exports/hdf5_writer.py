@@ -17,6 +17,7 @@ from muse.errors import StoreError
 from muse.pipeline.exports.hdf5_contents import ABSENT, FAILURE_FIELDS, LAYOUT_VERSION
 from muse.pipeline.exports.new_file import new_file
 from muse.pipeline.exports.patient_file import PatientFile
+from muse.pipeline.records import caption_columns
 from muse.pipeline.store import RawStore
 from muse.pipeline.views import ArraySpec
 
@@ -83,8 +84,8 @@ def _write_tables(content: Any, store: RawStore) -> None:
     content["failures/row"] = np.array([row_of[f.video_id] for f in store.failures], np.int64)
     for name in FAILURE_FIELDS:
         _write_texts(content, f"failures/{name}", [getattr(f, name) for f in store.failures])
-    for name in ("video_id", "text", "split"):
-        _write_texts(content, f"captions/{name}", [getattr(c, name) for c in store.captions])
+    for name, texts in caption_columns(store.captions).items():
+        _write_texts(content, f"captions/{name}", texts)
     content["captions/has_embedding"] = store.has_embedding_Q
 
 

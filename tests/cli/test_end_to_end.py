@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from muse.cli.search import print_answers
+from muse.pipeline.exports.hdf5_writer import write_hdf5
 from muse.pipeline.storage.names import LOCK_FILE
 from muse.pipeline.store_zarr import ZarrStore
 from tests.cli.conftest import EXTRACT_FLAGS, Outcome
+from tests.pipeline.raw_memory import FeaturesInMemory
 
 Muse = Callable[..., Outcome]
 TRAIN = ("--epochs", "2", "--batch-size", "4", "--depth", "1", "--device", "cpu")
@@ -63,6 +65,25 @@ def test_mean_pool_needs_no_training_and_is_the_default(muse: Muse, store: Path)
     outcome = muse("evaluate", store)
     assert outcome.code == 0
     assert "2 of 2 videos, 4 of 4 captions; head mean-pool" in outcome.out
+
+
+def test_numbers_are_printed_by_what_the_captions_ask_for(muse: Muse, tmp_path: Path) -> None:
+    file, scores = tmp_path / "store.h5", tmp_path / "scores.json"
+    axes = ("where", "[b]order", "")
+    write_hdf5(FeaturesInMemory(num_videos=8, captions_per_video=3, axes=axes), file)
+    outcome = muse("evaluate", file, "--split", "train", "--json", scores)
+    assert outcome.code == 0
+    content = json.loads(scores.read_text(encoding="utf-8"))["by_axis"]
+    for axis in axes[:2]:
+        to_video, to_text = content[axis]["text_to_video"], content[axis]["video_to_text"]
+        numbers = (*(to_video[name] for name in ("R@1", "R@5", "MdR")), to_text["R@1"])
+        (line,) = [line for line in outcome.out.splitlines() if axis in line]
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        assert cells == [axis, "8", *(f"{number:.1f}" for number in numbers), "12.50"]
+
+
+def test_no_axis_no_table_of_axes(muse: Muse, store: Path) -> None:
+    assert "axis" not in muse("evaluate", store).out
 
 
 def test_numbers_on_the_training_split_carry_a_remark(

@@ -58,18 +58,19 @@ class Runs:
         }
         return ExtractConfig(**{**usual, **settings})
 
-    def listing(self, captions: Sequence[tuple[str, str]] = ()) -> Listing:
-        """The folder's, with (video, text) captions."""
+    def listing(self, captions: Sequence[tuple[str, ...]] = ()) -> Listing:
+        """The folder's, with (video, text) or (video, text, axis) captions."""
         if not captions:
             return list_folder(self.folder, None)
         file = self.folder.parent / "captions.csv"
         with file.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([("video", "caption"), *captions])
+            names = ("video", "caption", "axis")[: len(captions[0])]
+            csv.writer(stream).writerows([names, *captions])
         return list_folder(self.folder, file)
 
     def run(
         self,
-        captions: Sequence[tuple[str, str]] = (),
+        captions: Sequence[tuple[str, ...]] = (),
         *,
         cut_off_after: int | None = None,
         **settings: Any,

@@ -66,6 +66,39 @@ def test_new_captions_come_after_the_others_also_in_a_half_full_shard(
     ]  # fmt: skip
 
 
+def test_captions_with_axes_are_appended_and_those_without_keep_none(grown: Runs) -> None:
+    asked = [(*caption, "") for caption in OLD] + [("a", "left", "where"), ("m", "one", "what")]
+    grown.run(asked, append=True)
+    assert [(caption.text, caption.axis) for caption in grown.store.captions] == [
+        ("one", ""), ("three", ""), ("four", ""), ("one", "what"), ("left", "where"),
+    ]  # fmt: skip
+    assert grown.lengths[3:] == [("one", 3), ("left", 4)]
+    assert verify(grown.store).problems == ()
+    assert grown.run(asked).was_complete
+
+
+def test_a_growth_by_axes_that_is_cut_off_reads_as_before_and_goes_on(
+    grown: Runs, same_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [(*caption, "") for caption in OLD] + [("a", "left", "where")]
+    undisturbed = Path(shutil.copytree(grown.out, grown.out.with_name("undisturbed")))
+    grown.run(asked, append=True, out=undisturbed)
+    before, real = grown.store.captions, LocalStorage.write
+
+    def killed(storage: LocalStorage, name: str, content: bytes) -> None:
+        real(storage, name, content)
+        if name == "captions.parquet":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grown.run(asked, append=True)
+    assert grown.store.captions == before
+    grown.run(asked, append=True)
+    assert same_store(grown.out, undisturbed)
+
+
 def test_appending_nothing_does_nothing(grown: Runs) -> None:
     grown.run(NEW, append=True)
     root = grown.store.root_sha256

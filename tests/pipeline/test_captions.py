@@ -84,6 +84,55 @@ def test_parquet_may_have_a_row_a_video(tmp_path: Path) -> None:
     assert read_captions(tmp_path / "c.parquet") == ROWS
 
 
+# -- what a caption asks for ---------------------------------------------------------------------
+
+AXES = [("a man", "what"), ("a man, then a dog", "order"), ("two dogs", "")]
+
+
+def axes_of(path: Path) -> list[tuple[str, str]]:
+    return [(row.text, row.axis) for row in read_captions(path)]
+
+
+def test_csv_may_say_what_each_caption_asks_for(tmp_path: Path) -> None:
+    text = 'axis,video,caption\nwhat,a,a man\n order ,a,"a man, then a dog"\n,b,two dogs\n'
+    assert axes_of(written(tmp_path / "c.csv", text)) == AXES
+
+
+def test_parquet_may_say_what_each_caption_asks_for(tmp_path: Path) -> None:
+    columns = {
+        "video": list("aab"),
+        "caption": [text for text, _ in AXES],
+        "axis": ["what", "order", None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    assert axes_of(tmp_path / "c.parquet") == AXES
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_an_object_has_an_axis_a_caption(tmp_path: Path, suffix: str) -> None:
+    path, texts = tmp_path / f"c{suffix}", [text for text, _ in AXES]
+    entries = [{"video": "a", "captions": texts, "axis": ["what", "order", None]}]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(entries), path)
+    else:
+        written(path, json.dumps(entries if suffix == ".json" else entries[0]))
+    assert axes_of(path) == AXES
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_an_object_may_have_one_axis_for_all_its_captions(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c{suffix}"
+    entries = [
+        {"video": "a", "captions": ["left", "right"], "axis": "where"},
+        {"video": "b", "captions": ["a dog"], "axis": None},
+    ]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(entries), path)
+    else:
+        written(path, json.dumps(entries))
+    assert axes_of(path) == [("left", "where"), ("right", "where"), ("a dog", "")]
+
+
 def test_the_extension_may_be_in_capitals(tmp_path: Path) -> None:
     assert len(read_captions(written(tmp_path / "C.CSV", "video,caption\na,b\n"))) == 1
 
@@ -122,6 +171,9 @@ def test_a_bad_csv_is_refused_with_its_line(tmp_path: Path, text: str, words: st
         ([{"video": "a", "captions": [None]}], "caption is None"),
         ([{"video": 7, "captions": ["x"]}], "video is 7"),
         ([{"video": "a", "captions": ["x"], "split": 1}], "split is 1"),
+        ([{"video": "a", "captions": ["x"], "axis": 1}], "axis is 1"),
+        ([{"video": "a", "captions": ["x"], "axis": [1]}], "axis is 1"),
+        ([{"video": "a", "captions": ["x"], "axis": ["u", "v"]}], "2 names for 1 captions"),
         ([{"video": "a", "captions": []}], "0 captions"),
         ([], "0 captions"),
     ],

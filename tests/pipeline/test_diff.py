@@ -1,7 +1,7 @@
 """What sets two stores apart, each kind by name."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def two(runs: Runs) -> Callable[..., StoreDiff]:
     def compare(
         change: dict[str, object],
         *,
-        captions: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], []),
+        captions: Sequence[list[tuple[str, ...]]] = ([], []),
         max_videos: int | None = None,
         **settings: Any,
     ) -> StoreDiff:
@@ -82,6 +82,15 @@ def test_captions_of_one_store_alone_are_counted(
 ) -> None:
     found = two({}, captions=([("a", text) for text in left], [("a", text) for text in right]))
     assert (found.captions_only_left, found.captions_only_right) == counts
+    assert not found.is_empty
+
+
+def test_captions_that_ask_for_something_else_are_other_captions(
+    two: Callable[..., StoreDiff],
+) -> None:
+    captions = [[("a", "x", "where"), ("b", "y", axis)] for axis in ("order", "")]
+    found = two({}, captions=captions)
+    assert (found.captions_only_left, found.captions_only_right) == (1, 1)
     assert not found.is_empty
 
 

@@ -144,6 +144,22 @@ def test_captions_are_exported_with_their_texts(
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npy"])
+def test_captions_are_exported_with_what_they_ask_for(
+    source: RawMemoryStore, tmp_path: Path, kind: export.TableKind
+) -> None:
+    source.captions = [
+        dataclasses.replace(caption, axis="order" if row == 9 else "")
+        for row, caption in enumerate(source.captions)
+    ]
+    file = tmp_path / f"x.{kind}"
+    write_captions(source, file, kind=kind)
+    axes = (
+        pq.read_table(file).to_pydict()["axis"] if kind == "parquet" else read_npy(file)[1]["axis"]
+    )
+    assert axes == ["order" if row == 9 else "" for row in range(16) if row not in (4, 5)]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npy"])
 def test_a_store_without_features_and_captions_gives_empty_tables(
     source: RawMemoryStore, tmp_path: Path, kind: export.TableKind
 ) -> None:

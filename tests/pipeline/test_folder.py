@@ -45,6 +45,13 @@ def test_videos_without_captions_are_listed_too(folder: Path) -> None:
     assert len(listed(folder, ["a.mp4"]).videos) == 4
 
 
+def test_a_caption_keeps_its_split_and_axis(folder: Path) -> None:
+    file = folder.parent / "captions.csv"
+    file.write_text("video,caption,split,axis\na,left,test,where\na,a dog,,\n", encoding="utf-8")
+    captions = list_folder(folder, file).captions
+    assert [(c.split, c.axis) for c in captions] == [("test", "where"), ("all", "")]
+
+
 @pytest.mark.parametrize("name", ["sub/b.avi", "b.avi", "b", "b.mp4"])
 def test_a_caption_names_its_video_by_path_name_or_stem(folder: Path, name: str) -> None:
     assert listed(folder, [name]).captions[0].video_id == "sub/b.avi"

@@ -1,5 +1,7 @@
 """How a listing becomes the rows of a store, and how a store's rows stay where they are."""
 
+import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,6 +123,18 @@ def test_the_listing_s_hash_does_not_depend_on_where_the_files_lie() -> None:
 )
 def test_the_listing_s_hash_depends_on_ids_and_captions(other: Listing) -> None:
     assert new_rows(other).sha256 != new_rows(listing_of("ab", (("a", "text"),))).sha256
+
+
+def test_the_listing_s_hash_without_axes_is_over_three_fields_and_with_one_over_four() -> None:
+    captions = [Caption(video_id="a", text="1", split="all")]
+    captions += [Caption(video_id="a", text="2", split="all", axis="where")]
+    plain = Listing(protocol="folder", videos=(VideoRef(video_id="a", path=None),), captions=())
+    for number, content in (
+        (1, '[["a"],[["a","1","all"]]]'),
+        (2, '[["a"],[["a","1","all"],["a","2","all","where"]]]'),
+    ):
+        rows = new_rows(dataclasses.replace(plain, captions=tuple(captions[:number])))
+        assert rows.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
 def test_videos_with_the_bytes_of_another_come_last_and_name_its_row(tmp_path: Path) -> None:

@@ -166,6 +166,32 @@ def test_both_hashes_are_those_of_the_store_it_was_made_from(
     assert store.timestamps_sha256 == source.timestamps_sha256
 
 
+def with_axes(source: RawMemoryStore) -> RawMemoryStore:
+    source.captions = [
+        dataclasses.replace(caption, axis=("where", "", "Zahl 犬")[row % 3])
+        for row, caption in enumerate(source.captions)
+    ]
+    return source
+
+
+def test_what_captions_ask_for_survives_from_form_to_form(
+    source: RawMemoryStore, tmp_path: Path
+) -> None:
+    folder = written_as_zarr(with_axes(source), tmp_path / "store")
+    write_hdf5(open_raw_store(folder), tmp_path / "one.h5")
+    write_hdf5(open_raw_store(tmp_path / "one.h5"), tmp_path / "two.h5")
+    for place in (folder, tmp_path / "one.h5", tmp_path / "two.h5"):
+        assert list(open_store(place).captions) == source.captions
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def test_a_file_of_captions_without_axes_has_no_place_for_them(file: Path) -> None:
+    with h5py.File(file) as content:
+        assert list(content["captions"]) == [
+            "embedding", "has_embedding", "split", "text", "video_id",
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize("seconds", [0.0, pytest.param(1.1, marks=pytest.mark.slow)])
 def test_an_export_of_an_export_has_the_same_bytes_whenever_it_is_made(
     file: Path, tmp_path: Path, seconds: float

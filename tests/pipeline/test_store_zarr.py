@@ -14,11 +14,13 @@ import zarr
 from small_store import SmallStore
 
 from muse.errors import StoreError
+from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import RECEIPTS_FOLDER
 from muse.pipeline.records import ClipFeatures, ClipTokens, Failure, SourceFile
 from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store import StoreCounts, open_store
+from muse.pipeline.store_writer import StoreWriter
 
 MakeTokens = Callable[..., ClipTokens]
 MakeFeatures = Callable[..., ClipFeatures]
@@ -60,6 +62,31 @@ def test_the_listing_is_read_as_it_was_written(
     store = open_store(make_store(5).path)
     assert list(store.captions) == list(make_rows(5).captions)
     assert store.video_ids == ["v0", "v1", "v2", "v3", "v4"]
+
+
+def test_what_captions_ask_for_is_read_as_it_was_written(
+    tmp_path: Path, make_rows: Callable[..., ListedRows], make_header: Callable[..., StoreHeader]
+) -> None:
+    rows = make_rows(2)
+    axes = ("", "where", "order", "")
+    captions = [
+        dataclasses.replace(caption, axis=axis)
+        for caption, axis in zip(rows.captions, axes, strict=True)
+    ]
+    rows = dataclasses.replace(rows, captions=tuple(captions))
+    StoreWriter.create(tmp_path / "store", make_header(rows), rows)
+    assert list(open_store(tmp_path / "store").captions) == captions
+    names = ["video_id", "text", "split", "axis"]
+    assert pq.read_table(tmp_path / "store" / "captions.parquet").column_names == names
+
+
+def test_a_table_of_captions_without_axes_is_that_of_before_there_were_any(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(2)
+    table = pq.read_table(store.path / "captions.parquet")
+    assert table.column_names == ["video_id", "text", "split"]
+    assert {caption.axis for caption in open_store(store.path).captions} == {""}
 
 
 def test_the_header_is_read_as_it_was_written(make_store: MakeStore) -> None:
