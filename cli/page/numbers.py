@@ -182,7 +182,8 @@ def training(content: PageContent) -> Markup:
 def _of_run(role: Role, result: HeadResult) -> Markup:
     charts = []
     for field, title in (("loss", "Loss"), ("lr", "Learning rate")):
-        points = _thinned([(line["step"], line[field]) for line in result.log if field in line])
+        values = [(line["step"], line.get(field, np.nan)) for line in result.log]
+        points = _thinned([(step, value) for step, value in values if np.isfinite(value)])
         words = f"{title} from {points[0][1]:.4g} to {points[-1][1]:.4g}" if points else ""
         chart = curve_chart(
             [Curve(role=role, points=points)],

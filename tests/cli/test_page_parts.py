@@ -1,0 +1,177 @@
+"""What the page is made of: markup, charts, examples and film strips, each alone."""
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from muse.cli.page.charts import Curve, Dots, curve_chart, dot_chart
+from muse.cli.page.examples import Example, examples_among
+from muse.cli.page.film_strips import NUM_FRAMES, SIDE, film_strips
+from muse.cli.page.markup import Markup, element, joined, number, rank_text, table
+from muse.pipeline.decoding.decoder import DecodeTask, attempt
+from muse.pipeline.header import Sampling
+from muse.pipeline.records import Clip, Failure, VideoRef
+
+UNIFORM = Sampling(kind="uniform", num_frames=8)
+NAMES = {"head": "run", "against": "mean-pool", "chance": "chance"}
+
+
+def test_texts_are_escaped_once_and_markup_is_kept() -> None:
+    inner = element("b", "1 < 2 & 3")
+    assert element("p", inner, title='"<>"') == (
+        '<p title="&quot;&lt;&gt;&quot;"><b>1 &lt; 2 &amp; 3</b></p>'
+    )
+    assert element("p", title=Markup("<b>")) == '<p title="&lt;b&gt;"></p>'
+    assert joined(["<", Markup("<br>")], ", ") == "&lt;, <br>"
+
+
+def test_names_of_attributes_and_none() -> None:
+    assert element("i", class_="a", aria_label="b", id=None) == '<i class="a" aria-label="b"></i>'
+    assert element("img", width=1.0) == '<img width="1">'
+
+
+def test_cells_of_a_table_are_escaped() -> None:
+    found = table("a<b", ["x", "y"], [["<i>", "2"]])
+    assert "<caption>a&lt;b</caption>" in found
+    assert '<th scope="row">&lt;i&gt;</th><td>2</td>' in found
+
+
+@pytest.mark.parametrize(
+    ("rank", "text"), [(1.0, "1"), (3.5, "3.5"), (math.nan, "–"), (math.inf, "–")]
+)
+def test_ranks_have_a_half_only_where_they_need_it(rank: float, text: str) -> None:
+    assert rank_text(rank) == text
+
+
+def test_what_is_no_number_is_a_dash() -> None:
+    assert [number(v) for v in (1.25, 100.0, math.nan, -math.inf)] == ["1.2", "100.0", "–", "–"]
+
+
+def test_dots_stand_in_the_order_of_their_values() -> None:
+    rows = [Dots(label="what", values={"head": 40.0, "against": 20.0, "chance": 1.0})]
+    chart = dot_chart(rows, key="k", title="t", names=NAMES)
+    body = chart[chart.index("<desc") :]
+    middle = {role: float(x) for x, role in re.findall(r'cx="([\d.]+)".*?class="mark (\w+)"', body)}
+    assert middle["against"] != middle["head"]
+    assert "what: run 40.0, mean-pool 20.0, chance 1.0" in chart
+    marks = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"[^>]*class="mark (\w+)"', body)
+    x_of = {role: float(x) for x, y, role in marks if float(y) > 20}
+    assert x_of["against"] < x_of["head"]
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, 100.0, 1e-9])
+def test_charts_of_odd_values_have_finite_places(value: float) -> None:
+    rows = [Dots(label="x" * 99, values={"head": value, "chance": 0.0})]
+    dots = dot_chart(rows, key="k", title="t", names={"head": "a", "chance": "b"})
+    curves = [Curve(role="head", points=[(1, value), (1, value)])]
+    names = {"head": "a"}
+    curve = curve_chart(curves, key="k", title="t", names=names, x_title="x", is_log=True)
+    for chart in (dots, curve):
+        assert "nan" not in chart
+        assert "inf" not in chart
+        places = [float(x) for x in re.findall(r' c?[xy][12]?="(-?[\d.e+-]+)"', chart)]
+        assert all(-10 <= place <= 730 for place in places)
+
+
+def test_a_curve_without_a_point_is_no_chart() -> None:
+    curves = [Curve(role="head", points=[(1, math.nan)])]
+    assert curve_chart(curves, key="k", title="t", names={"head": "a"}, x_title="x") == ""
+
+
+def test_examples_are_the_largest_gains_the_largest_loss_and_the_worst() -> None:
+    rank = np.array([1.0, 2.0, 30.0, 8.0, 50.0, 4.0])
+    against = np.array([9.0, 40.0, 3.0, 8.0, 50.0, 5.0])
+    found = examples_among(range(6), rank_Q=rank, against_Q=against, video_of_query_Q=np.arange(6))
+    assert found == [
+        Example(query=1, kind="improved"),  # by 38
+        Example(query=0, kind="improved"),  # by 8
+        Example(query=2, kind="worsened"),  # by 27
+        Example(query=4, kind="missed"),
+    ]
+
+
+def test_no_video_is_shown_for_two_queries() -> None:
+    rank, against = np.array([1.0, 1.0, 1.0]), np.array([9.0, 8.0, 7.0])
+    found = examples_among(
+        range(3), rank_Q=rank, against_Q=against, video_of_query_Q=np.array([0, 0, 1])
+    )
+    assert [example.query for example in found] == [0, 2]
+
+
+def test_one_head_alone_shows_what_it_finds_and_what_it_misses() -> None:
+    rank = np.array([1.0, 7.0, 1.0, 9.0])
+    found = examples_among([0, 1, 2], rank_Q=rank, against_Q=None, video_of_query_Q=np.arange(4))
+    assert [(e.query, e.kind) for e in found] == [(0, "found"), (2, "found"), (1, "missed")]
+
+
+def test_a_head_that_is_always_right_and_the_same_as_the_other_has_no_example() -> None:
+    rank = np.ones(4)
+    assert not examples_among(range(4), rank_Q=rank, against_Q=rank, video_of_query_Q=np.arange(4))
+
+
+def _picture(uri: str) -> NDArray[np.uint8]:
+    content = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_a_strip_shows_frames_from_first_to_last(
+    two_second_video: Path, frame_index: Callable[[NDArray[np.uint8]], int]
+) -> None:
+    video = VideoRef(video_id="a", path=two_second_video)
+    picture = _picture(film_strips([video], sampling=UNIFORM, decode=attempt)["a"])
+    assert picture.shape == (SIDE, NUM_FRAMES * SIDE, 3)
+    inner = [picture[20:-20, SIDE * n + 20 : SIDE * n + 76] for n in range(NUM_FRAMES)]
+    shown = [frame_index(frame) for frame in inner]
+    assert shown == sorted(set(shown))
+    assert (shown[0], shown[-1]) == (1, 18)  # the first and last of eight midpoints of 20 frames
+
+
+def test_files_that_are_gone_or_no_videos_have_no_strip(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    paths = {"gone": tmp_path / "gone.mp4", "text": tmp_path / "text.mp4", "folder": tmp_path}
+    videos = [VideoRef(video_id=name, path=path) for name, path in paths.items()]
+    videos += [VideoRef(video_id="none", path=None)]
+    videos += [VideoRef(video_id="long", path=tmp_path / ("x" * 5000))]
+    assert film_strips(videos, sampling=UNIFORM, decode=attempt) == {}
+
+
+def _noise(task: DecodeTask) -> Clip | Failure:
+    """Pictures that JPEG can't make small."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (NUM_FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+    return Clip(video_id=task.video.video_id, frames_THWC=frames, pts_seconds_T=np.arange(4.0))
+
+
+def test_strips_keep_to_their_bytes_and_the_first_come_first(two_second_video: Path) -> None:
+    videos = [VideoRef(video_id=str(n), path=two_second_video) for n in range(10)]
+    whole = film_strips(videos, sampling=UNIFORM, decode=_noise)
+    assert list(whole) == [str(n) for n in range(10)]
+    coarse = film_strips(
+        videos, sampling=UNIFORM, decode=_noise, max_bytes=sum(map(len, whole.values())) - 1
+    )
+    assert list(coarse) == list(whole)
+    assert len(coarse["0"]) < len(whole["0"])
+    few = film_strips(videos, sampling=UNIFORM, decode=_noise, max_bytes=50_000)
+    assert 0 < len(few) < 10
+    assert list(few) == [str(n) for n in range(len(few))]
+    assert sum(map(len, few.values())) <= 50_000
+
+
+def test_a_video_is_decoded_once(two_second_video: Path) -> None:
+    decoded = []
+
+    def decode(task: DecodeTask) -> Clip | Failure:
+        decoded.append(task.video.video_id)
+        return _noise(task)
+
+    video = VideoRef(video_id="a", path=two_second_video)
+    film_strips([video, video, video], sampling=UNIFORM, decode=decode)
+    assert decoded == ["a"]
