@@ -179,7 +179,9 @@ def legend(names: Names, *, is_line: bool) -> Markup:
 
 
 def _figure(title: str, key_of_marks: Markup, svg: Markup) -> Markup:
-    return element("figure", element("h3", title), key_of_marks, svg)
+    return element(
+        "figure", element("h3", title), key_of_marks, element("div", svg, class_="scroll")
+    )
 
 
 def _drawing(
@@ -191,7 +193,7 @@ def _drawing(
         element("desc", words, id=f"{key}-desc"),
         *parts,
         viewBox=f"0 0 {width:g} {height:g}",
-        class_="chart",
+        class_="chart wide" if width > 500 else "chart",
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
     )

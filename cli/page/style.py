@@ -45,6 +45,7 @@ figure { margin: 1rem 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; padding: .9rem 1rem; }
 figure h3 { margin: 0 0 .3rem; }
 svg.chart { display: block; width: 100%; height: auto; max-width: 58rem; }
+svg.wide { min-width: 36rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
 .pair figure { margin: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .1rem 0 .5rem; padding: 0;
