@@ -1,5 +1,6 @@
 """``muse train-head``: flags to a `TrainConfig` and a `HeadConfig`."""
 
+import dataclasses
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,13 @@ import typer
 
 from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
 from muse.errors import UsageError
+
+
+class AggregatorFlag(StrEnum):
+    """Values of ``--aggregator``."""
+
+    muse = "muse"
+    seq_transf = "seq-transf"
 
 
 class TrainPrecisionFlag(StrEnum):
@@ -40,11 +48,16 @@ def train_head(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.2,
     warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
-    depth: Annotated[int, typer.Option(help="Residual BiMamba blocks.")] = 4,
+    aggregator: Annotated[
+        AggregatorFlag,
+        typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
+    ] = AggregatorFlag.muse,
+    depth: Annotated[int, typer.Option(help="BiMamba blocks, or layers of seq-transf.")] = 4,
     factors: Annotated[
-        str, typer.Option(help="Scales of the pyramid, as factors on the patch grid.")
+        str,
+        typer.Option(help="muse: scales, as factors on the patch grid; none for class tokens."),
     ] = "0.5,1,2",
-    dropout: Annotated[float, typer.Option(help="Of the last block.")] = 0.1,
+    dropout: Annotated[float, typer.Option(help="muse: of the last block.")] = 0.1,
     duplicates: Annotated[
         DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
     ] = DuplicatesFlag.masked,
@@ -62,17 +75,16 @@ def train_head(
         bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
     ] = False,
 ) -> None:
-    """Train the MUSE head on a feature store."""
+    """Train the MUSE head, or a baseline of it, on a feature store."""
     from muse.cli.progress import TrainReporter, interruptible
-    from muse.head.model import HeadConfig
-    from muse.head.train import TrainConfig, train
+    from muse.head.train import TrainConfig, paper_head, train
     from muse.pipeline.store import open_store
 
     opened = open_store(store, view=view.value if view else None)
-    head = HeadConfig(
-        dim=opened.header.encoder.dim,
-        logit_scale_init=opened.header.encoder.logit_scale,
-        factors=_numbers(factors),
+    head = dataclasses.replace(
+        paper_head(opened.header),
+        aggregator=aggregator.value,
+        factors=_factors(factors),
         depth=depth,
         dropout=dropout,
     )
@@ -98,10 +110,12 @@ def train_head(
     reporter.finish(summary)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _factors(text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--factors {text!r}: write numbers with commas, such as 0.5,1,2."
+            f"--factors {text!r}: write numbers with commas, such as 0.5,1,2, or none."
         ) from None

@@ -52,7 +52,10 @@ class ResMambaBlock(nn.Module):
 
 
 class MuseAggregator(nn.Module):
-    """(B, T, 1+P, D) tokens -> (B, T, D) frame embeddings, MUSE sec. 3."""
+    """(B, T, 1+P, D) tokens -> (B, T, D) frame embeddings, MUSE sec. 3.
+
+    Without factors the sequence is the class tokens alone, and no patch is read.
+    """
 
     def __init__(
         self,
@@ -89,19 +92,25 @@ class MuseAggregator(nn.Module):
             (B, T, D), zeros where a frame is padding.
 
         Raises:
-            UsageError: If K - 1 is no square, or the grid is too small for a factor.
+            UsageError: If there are factors, and K - 1 is no square or the grid is too small for
+                one of them.
         """
-        grid = patch_grid(tokens_BTKD.shape[2])
-        cells_per_scale(grid, self.factors)
         frames_FKD = valid_frames(tokens_BTKD, valid_BT)
-        # Channels last: patch tokens lie in memory as that format wants them, so this is a view.
-        patches_FGGD = frames_FKD[:, 1:].reshape(len(frames_FKD), grid, grid, -1)
-        patches_FDGG = patches_FGGD.permute(0, 3, 1, 2)
-        sequence = scale_wise(frames_FKD[:, 0], self.pyramid(patches_FDGG), valid_BT)
+        sequence = scale_wise(frames_FKD[:, 0], self._scales(frames_FKD), valid_BT)
         tokens_BLD = sequence.tokens_BLD
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, sequence.length_B)
         return read_frames(tokens_BLD, sequence, valid_BT)
+
+    def _scales(self, frames_FKD: Tensor) -> list[Tensor]:
+        """The patches' tokens at each scale, (F, S, D) each."""
+        if not self.factors:
+            return []  # a frame may then have any number of patches, or none
+        grid = patch_grid(frames_FKD.shape[1])
+        cells_per_scale(grid, self.factors)
+        # Channels last: patch tokens lie in memory as that format wants them, so this is a view.
+        patches_FGGD = frames_FKD[:, 1:].reshape(len(frames_FKD), grid, grid, -1)
+        return cast(list[Tensor], self.pyramid(patches_FGGD.permute(0, 3, 1, 2)))
 
 
 def patch_grid(tokens_per_frame: int) -> int:

@@ -207,7 +207,7 @@ def _require_same_state(found: RunConfig, wanted: RunConfig, *, run: Path, what:
 
 def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object, object]]:
     """Name, old and new value of all that decides what a run computes."""
-    for name in dataclasses.asdict(wanted.head):
+    for name in wanted.head.fields_read:
         yield f"head.{name}", getattr(found.head, name), getattr(wanted.head, name)
     for name, new in wanted.train.items():
         if name not in FREE_TO_CHANGE:

@@ -28,7 +28,7 @@ class TokenSequence:
 
 
 def valid_frames(tokens_BTKD: Tensor, valid_BT: Tensor) -> Tensor:
-    """(F, K, D): the frames that are no padding, video by video."""
+    """(F, …) of (B, T, …): the frames that are no padding, video by video."""
     if bool(valid_BT.all()):
         return tokens_BTKD.flatten(0, 1)
     return tokens_BTKD[valid_BT]
@@ -39,7 +39,7 @@ def scale_wise(class_FD: Tensor, scales_FSD: Sequence[Tensor], valid_BT: Tensor)
 
     Args:
         class_FD: (F, D) class tokens of the valid frames, as `valid_frames` orders them.
-        scales_FSD: One (F, S, D) a scale, raster order inside a frame.
+        scales_FSD: One (F, S, D) a scale, raster order inside a frame; none for class tokens alone.
         valid_BT: (B, T) bool, any pattern.
     """
     per_frame = [class_FD[:, None], *scales_FSD]

@@ -153,8 +153,12 @@ class TrainSummary:
 
 
 def paper_head(header: StoreHeader) -> HeadConfig:
-    """MUSE's head for a store's features: their width, and the encoder's own temperature."""
-    return HeadConfig(dim=header.encoder.dim, logit_scale_init=header.encoder.logit_scale)
+    """MUSE's head for a store: its width, most frames, and the encoder's own temperature."""
+    return HeadConfig(
+        dim=header.encoder.dim,
+        logit_scale_init=header.encoder.logit_scale,
+        max_frames=header.sampling.num_frames,
+    )
 
 
 def train(

@@ -61,6 +61,24 @@ def test_extract_train_evaluate_and_search_give_numbers(
     assert cosines == sorted(cosines, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (("--aggregator", "seq-transf"), ("seq-transf", [0.5, 1.0, 2.0], 3)),
+        pytest.param(("--factors", "none"), ("muse", [], 3), marks=pytest.mark.slow),
+    ],
+)
+def test_baselines_are_trained_evaluated_and_searched_by_the_same_commands(
+    muse: Muse, store: Path, tmp_path: Path, flags: tuple[str, ...], wanted: tuple[object, ...]
+) -> None:
+    run = tmp_path / "run"
+    assert muse("train-head", store, "--out", run, *TRAIN, *flags).code == 0
+    head = json.loads((run / "config.json").read_text(encoding="utf-8"))["head"]
+    assert (head["aggregator"], head["factors"], head["max_frames"]) == wanted
+    assert "2 of 2 videos" in muse("evaluate", store, "--head", run).out
+    assert muse("search", store, "some text", "--head", run).code == 0
+
+
 def test_mean_pool_needs_no_training_and_is_the_default(muse: Muse, store: Path) -> None:
     outcome = muse("evaluate", store)
     assert outcome.code == 0

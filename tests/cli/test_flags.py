@@ -16,10 +16,15 @@ from muse.cli.extract import (
     extract,
 )
 from muse.cli.flags import ScanFlag, ViewFlag
-from muse.cli.train_head import DuplicatesFlag, TrainPrecisionFlag, train_head
+from muse.cli.train_head import (
+    AggregatorFlag,
+    DuplicatesFlag,
+    TrainPrecisionFlag,
+    train_head,
+)
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.loss import Duplicates
-from muse.head.model import HeadConfig
+from muse.head.model import Aggregator, HeadConfig
 from muse.head.scan.select import ScanBackend
 from muse.head.train import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
@@ -76,7 +81,8 @@ def test_defaults_of_train_head_are_those_of_its_configs() -> None:
     for name, value in _fields(TrainConfig).items():
         assert name in constants or flags[name] == value, name
     head = _fields(HeadConfig)
-    assert (flags["depth"], flags["dropout"]) == (head["depth"], head["dropout"])
+    for name in ("aggregator", "depth", "dropout"):
+        assert flags[name] == head[name], name
     assert flags["factors"] == ",".join(f"{factor:g}" for factor in head["factors"])  # type: ignore[attr-defined]
 
 
@@ -91,6 +97,7 @@ def test_choices_are_their_owners() -> None:
     assert set(ChangedFlag) == set(get_args(ChangeTest))
     assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
+    assert tuple(AggregatorFlag) == get_args(Aggregator)
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))

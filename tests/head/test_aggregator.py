@@ -28,8 +28,9 @@ def test_new_aggregator_returns_the_class_tokens() -> None:
     assert torch.equal(frames_BTD, tokens_BTKD[:, :, 0])
 
 
-def test_padding_more_frames_changes_no_bit() -> None:
-    made = open_gates(aggregator())
+@pytest.mark.parametrize("factors", [(0.5, 1.0), ()])
+def test_padding_more_frames_changes_no_bit(factors: tuple[float, ...]) -> None:
+    made = open_gates(aggregator(factors=factors))
     tokens_BTKD = torch.randn(3, 4, 5, 8)
     valid_BT = prefix_mask([4, 2, 1], 4)
     found_BTD = made(tokens_BTKD, valid_BT)
@@ -39,8 +40,9 @@ def test_padding_more_frames_changes_no_bit() -> None:
     assert not longer_BTD[:, 4:].any()
 
 
-def test_video_gives_the_same_alone_and_in_a_ragged_batch() -> None:
-    made = open_gates(aggregator()).double()
+@pytest.mark.parametrize("factors", [(0.5, 1.0), ()])
+def test_video_gives_the_same_alone_and_in_a_ragged_batch(factors: tuple[float, ...]) -> None:
+    made = open_gates(aggregator(factors=factors)).double()
     tokens_BTKD = torch.randn(3, 4, 5, 8, dtype=torch.float64)
     frames_BTD = made(tokens_BTKD, prefix_mask([4, 2, 1], 4))
     for b, length in enumerate([4, 2, 1]):
@@ -65,8 +67,21 @@ def test_frames_depend_on_each_others_patches_once_the_gate_is_open() -> None:
     assert not torch.equal(made(tokens_BTKD, valid_BT)[0, 0], before[0, 0])
 
 
-def test_gradient_reaches_every_parameter_once_the_gate_is_open() -> None:
-    made = open_gates(aggregator())
+def test_without_factors_the_class_tokens_alone_are_mixed() -> None:
+    made, valid_BT = open_gates(aggregator(factors=())), torch.ones(1, 3, dtype=torch.bool)
+    tokens_BTKD = torch.randn(1, 3, 5, 8)
+    wanted_BLD = tokens_BTKD[:, :, 0]
+    for block in made.blocks:
+        wanted_BLD = block(wanted_BLD)
+    assert torch.equal(made(tokens_BTKD, valid_BT), wanted_BLD)
+    assert torch.equal(made(tokens_BTKD[:, :, :4], valid_BT), wanted_BLD)  # no square is needed
+
+
+@pytest.mark.parametrize("factors", [(0.5, 1.0), ()])
+def test_gradient_reaches_every_parameter_once_the_gate_is_open(
+    factors: tuple[float, ...],
+) -> None:
+    made = open_gates(aggregator(factors=factors))
     made(torch.randn(2, 3, 5, 8), prefix_mask([3, 2], 3)).square().sum().backward()
     missing = [name for name, parameter in made.named_parameters() if parameter.grad is None]
     assert missing == []

@@ -13,6 +13,7 @@ from muse.head.checkpoint import (
     RunConfig,
     TrainingState,
     load_head,
+    open_run,
     read_config,
     read_state,
     write_config,
@@ -21,11 +22,15 @@ from muse.head.checkpoint import (
 from muse.head.model import HeadConfig, RetrievalHead
 
 HEAD = HeadConfig(dim=16, factors=(1.0,), depth=1, d_state=2)
+BASELINES = (
+    dataclasses.replace(HEAD, aggregator="seq-transf", max_frames=3),
+    dataclasses.replace(HEAD, factors=()),
+)
 
 
-def make_run(run: Path) -> tuple[RunConfig, RetrievalHead]:
+def make_run(run: Path, *, shape: HeadConfig = HEAD) -> tuple[RunConfig, RetrievalHead]:
     config = RunConfig(
-        head=HEAD,
+        head=shape,
         train={"lr": 0.5},
         store=make_store(num_videos=2).header,
         view="tokens",
@@ -36,8 +41,9 @@ def make_run(run: Path) -> tuple[RunConfig, RetrievalHead]:
         ran_on={"device": "cpu"},
         command=("muse",),
     )
-    head = RetrievalHead(HEAD)
-    torch.nn.init.normal_(head.aggregator.blocks[0].gate.weight)
+    head = RetrievalHead(shape)
+    for parameter in head.aggregator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     write_config(run, config)
     moments = {"step/logit_scale": torch.tensor(3.0)}
     random = {"cpu": torch.get_rng_state()}
@@ -58,14 +64,38 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert all(torch.equal(state.head[name], value) for name, value in head.state_dict().items())
 
 
-def test_loaded_head_embeds_as_the_one_that_was_saved(tmp_path: Path) -> None:
-    _, head = make_run(tmp_path / "run")
+@pytest.mark.parametrize("shape", [HEAD, *BASELINES])
+def test_loaded_head_embeds_as_the_one_that_was_saved(shape: HeadConfig, tmp_path: Path) -> None:
+    _, head = make_run(tmp_path / "run", shape=shape)
     loaded = load_head(tmp_path / "run", make_store(num_videos=5))  # same features, other videos
     tokens_BTKD, valid_BT = torch.randn(2, 3, 5, 16), torch.ones(2, 3, dtype=torch.bool)
     assert torch.equal(
         loaded.embed_videos(tokens_BTKD, valid_BT), head.eval().embed_videos(tokens_BTKD, valid_BT)
     )
     assert not loaded.training
+    assert loaded.config == shape
+
+
+def test_run_from_before_there_were_aggregators_is_muse_and_goes_on(tmp_path: Path) -> None:
+    config, head = make_run(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["head"]["aggregator"], content["head"]["max_frames"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    store = make_store(num_videos=2)
+    loaded = load_head(tmp_path, store).state_dict()
+    assert read_config(tmp_path).head == HEAD
+    assert all(torch.equal(loaded[name], value) for name, value in head.state_dict().items())
+    store.root_sha256, store.timestamps_sha256 = config.root_sha256, config.timestamps_sha256
+    of_now = dataclasses.replace(config, head=dataclasses.replace(HEAD, max_frames=999))
+    open_run(tmp_path, of_now, store)
+
+
+@pytest.mark.parametrize("shape", BASELINES)
+def test_run_of_another_head_is_refused_by_what_differs(shape: HeadConfig, tmp_path: Path) -> None:
+    config, _ = make_run(tmp_path)
+    differs = "aggregator muse" if shape.aggregator == "seq-transf" else r"factors \(1\.0,\)"
+    with pytest.raises(CheckpointError, match=rf"made with head\.{differs}, asked for"):
+        open_run(tmp_path, dataclasses.replace(config, head=shape), make_store(num_videos=2))
 
 
 def test_store_of_other_features_is_refused_by_the_field(tmp_path: Path) -> None:
@@ -166,6 +196,6 @@ def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(
 
 def test_settings_survive_json(tmp_path: Path) -> None:
     config, _ = make_run(tmp_path)
-    changed = dataclasses.replace(config, head=HeadConfig(dim=32, factors=(0.5, 2.0)))
-    write_config(tmp_path, changed)
-    assert read_config(tmp_path).head == changed.head
+    for head in (HeadConfig(dim=32, factors=(0.5, 2.0)), *BASELINES):
+        write_config(tmp_path, dataclasses.replace(config, head=head))
+        assert read_config(tmp_path).head == head

@@ -1,11 +1,20 @@
+import dataclasses
 import math
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from muse.errors import UsageError
-from muse.head.model import HeadConfig, MeanPoolHead, RetrievalHead
+from muse.head.model import (
+    READ_BY,
+    READ_BY_ALL,
+    Aggregator,
+    HeadConfig,
+    MeanPoolHead,
+    RetrievalHead,
+)
 
 
 def test_mean_pool_is_the_mean_of_normalised_valid_class_tokens() -> None:
@@ -21,10 +30,13 @@ def test_mean_pool_is_the_mean_of_normalised_valid_class_tokens() -> None:
         torch.testing.assert_close(found_BD[b], total_D / total_D.norm())
 
 
-def test_new_head_is_mean_pooling() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"factors": (0.5, 1.0)}, {"factors": ()}, {"aggregator": "seq-transf"}]
+)
+def test_new_head_is_mean_pooling(changes: dict) -> None:
     tokens_BTKD = torch.randn(2, 3, 5, 8)
     valid_BT = torch.tensor([[True, True, True], [True, True, False]])
-    head = RetrievalHead(HeadConfig(dim=8, factors=(0.5, 1.0), depth=2))
+    head = RetrievalHead(HeadConfig(dim=8, depth=2, **changes))
     torch.testing.assert_close(
         head.embed_videos(tokens_BTKD, valid_BT),
         MeanPoolHead().embed_videos(tokens_BTKD, valid_BT),
@@ -36,6 +48,29 @@ def test_default_head_has_the_published_parameters() -> None:
         head = RetrievalHead(HeadConfig(dim=512))
     count = sum(parameter.numel() for parameter in head.parameters())
     assert count == 8_267_008 + 4 * 1_171_968 + 1
+
+
+def test_head_is_named_after_its_aggregator() -> None:
+    names = [RetrievalHead(HeadConfig(dim=8, aggregator=a)).name for a in get_args(Aggregator)]
+    assert names == ["muse", "seq-transf"]
+
+
+def test_each_field_is_read_by_all_or_by_one_aggregator() -> None:
+    read = [*READ_BY_ALL, *(name for names in READ_BY.values() for name in names)]
+    assert sorted(read) == sorted(field.name for field in dataclasses.fields(HeadConfig))
+    assert tuple(READ_BY) == get_args(Aggregator)
+
+
+def test_fields_of_another_aggregator_change_no_weight() -> None:
+    for aggregator, other in (("muse", {"max_frames": 9}), ("seq-transf", {"factors": ()})):
+        config = HeadConfig(dim=8, depth=1, aggregator=aggregator)
+        changed = dataclasses.replace(config, **other)
+        shapes = [
+            {name: value.shape for name, value in RetrievalHead(made).state_dict().items()}
+            for made in (config, changed)
+        ]
+        assert shapes[0] == shapes[1]
+        assert config.fields_read == changed.fields_read
 
 
 def test_temperature_never_passes_one_hundred() -> None:
@@ -66,10 +101,11 @@ def test_tokens_of_another_width_are_refused() -> None:
     [
         ({"dim": 0}, "dim 0: at least 1"),
         ({"depth": 0}, "depth 0"),
-        ({"factors": ()}, "at least one scale"),
-        ({"factors": (1.0, 1.0)}, "each once"),
+        ({"aggregator": "lstm"}, "'lstm': choose one of muse, seq-transf"),
+        ({"factors": (1.0, 1.0)}, "each scale once"),
         ({"factors": (3.0,)}, "factor 3.0: choose from"),
         ({"dim": 6, "factors": (4.0,)}, "dim 6 can't be divided"),
+        ({"max_frames": 0}, "max_frames 0"),
         ({"dropout": 1.0}, "dropout 1.0"),
         ({"logit_scale_init": math.nan}, "logit_scale_init nan"),
     ],

@@ -51,6 +51,17 @@ def test_padded_frames_leave_no_token_whatever_the_pattern() -> None:
         assert sequence.tokens_BLD[b, : len(wanted), 0].tolist() == wanted
 
 
+def test_without_scales_a_sequence_is_the_class_tokens_of_its_frames() -> None:
+    class_BTD, _ = frames(2, 3)
+    for valid_BT in (torch.ones(2, 3).bool(), torch.tensor([[1, 0, 1], [0, 1, 0]]).bool()):
+        sequence = order(valid_BT, class_BTD, [])
+        for b in range(2):
+            wanted = class_BTD[b, valid_BT[b]]
+            assert torch.equal(sequence.tokens_BLD[b, : len(wanted)], wanted)
+        read_BTD = read_frames(sequence.tokens_BLD, sequence, valid_BT)
+        assert torch.equal(read_BTD, class_BTD * valid_BT[..., None])
+
+
 def test_frames_are_read_out_at_their_own_places() -> None:
     valid_BT = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 1]]).bool()
     class_BTD, scales = frames(2, 4)

@@ -24,6 +24,8 @@ from muse.head.optimizer import HeadOptimizer, has_weight_decay, scheduled_rate
 from muse.head.train import StepReport, TrainConfig, paper_head, train
 
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=2, d_state=4, dropout=0.5)
+SEQ_TRANSF = dataclasses.replace(HEAD, aggregator="seq-transf", max_frames=4)
+CLASS_TOKENS = dataclasses.replace(HEAD, factors=())
 CONFIG = TrainConfig(epochs=2, batch_size=8, device="cpu", checkpoint_every=2)
 
 
@@ -43,19 +45,28 @@ def log_lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_lowers_the_loss_and_beats_mean_pooling(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD,
+        pytest.param(SEQ_TRANSF, marks=pytest.mark.slow),
+        pytest.param(CLASS_TOKENS, marks=pytest.mark.slow),
+    ],
+)
+def test_training_lowers_the_loss_and_beats_mean_pooling(head: HeadConfig, tmp_path: Path) -> None:
     store = make_store(num_videos=24, captions_per_video=2)
     losses: list[float] = []
     train(
         store,
         tmp_path / "run",
-        head=dataclasses.replace(HEAD, dropout=0.0),
+        head=dataclasses.replace(head, dropout=0.0),
         config=dataclasses.replace(CONFIG, epochs=20, batch_size=24, lr=1e-2),
         on_step=lambda report: losses.append(report.loss),
     )
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
-    head, _ = open_head(str(tmp_path / "run"), store, device="cpu")
-    trained = evaluate(store, head, split="train")
+    loaded, _ = open_head(str(tmp_path / "run"), store, device="cpu")
+    assert loaded.name == head.aggregator
+    trained = evaluate(store, loaded, split="train")
     pooled = evaluate(store, MeanPoolHead(), split="train")
     assert trained.text_to_video.recall_at[1] > pooled.text_to_video.recall_at[1] + 20
     assert trained.video_to_text.recall_at[1] > pooled.video_to_text.recall_at[1] + 20
@@ -87,6 +98,19 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         assert [found[key] for key in found if key not in measured] == [
             wanted[key] for key in wanted if key not in measured
         ]
+
+
+@pytest.mark.parametrize("head", [SEQ_TRANSF, CLASS_TOKENS])
+def test_resumed_baseline_equals_the_uninterrupted_one_bit_for_bit(
+    head: HeadConfig, tmp_path: Path
+) -> None:
+    store, whole, cut = make_store(num_videos=12), tmp_path / "whole", tmp_path / "cut"
+    train(store, whole, head=head, config=CONFIG)
+    with pytest.raises(KilledError):
+        train(store, cut, head=head, config=CONFIG, on_step=kill_after(3))
+    assert train(store, cut, head=head, config=CONFIG).first_step == 3
+    for name in ("head.safetensors", "state.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_kill_between_checkpoints_goes_back_to_the_last_and_cuts_the_log(tmp_path: Path) -> None:
@@ -344,6 +368,7 @@ def test_paper_head_follows_the_store() -> None:
     head = paper_head(make_store(num_videos=2).header)
     assert (head.dim, head.logit_scale_init) == (16, 3.0)
     assert (head.factors, head.depth, head.expand) == ((0.5, 1.0, 2.0), 4, 1)
+    assert (head.aggregator, head.max_frames) == ("muse", 4)  # a transformer has a place for each
 
 
 def test_settings_out_of_range_are_refused() -> None:
