@@ -18,6 +18,7 @@ from muse.cli.store import errors, info
 from muse.cli.store_check import diff, verify
 from muse.cli.store_export import export
 from muse.cli.train_head import train_head
+from muse.cli.world import make
 from muse.errors import MuseError, UsageError
 
 EXIT_OURS = 1
@@ -33,11 +34,16 @@ app = typer.Typer(
 store_app = typer.Typer(
     help="Look at, check, compare and export a feature store.", no_args_is_help=True
 )
+world_app = typer.Typer(
+    help="Videos with known answers, to try everything on.", no_args_is_help=True
+)
 app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
 app.command()(search)
 app.add_typer(store_app, name="store")
+app.add_typer(world_app, name="world")
+world_app.command("make")(make)
 store_app.command("info")(info)
 store_app.command("errors")(errors)
 store_app.command("verify")(verify)
@@ -54,6 +60,11 @@ def main() -> None:
 
         print_error(error)
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_OURS)
+
+
+@world_app.callback()
+def _world() -> None:
+    """Keeps ``make`` a word of its own: typer drops it where it is a group's only command."""
 
 
 @app.callback(invoke_without_command=True)

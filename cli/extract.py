@@ -38,6 +38,7 @@ class DatasetFlag(StrEnum):
     msrvtt = "msrvtt"
     activitynet = "activitynet"
     didemo = "didemo"
+    world = "world"
 
 
 class ChangedFlag(StrEnum):
@@ -73,7 +74,10 @@ def extract(
         str | None, typer.Option(help="Splits of --dataset, such as test or train,test.")
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="openclip:MODEL/PRETRAINED (a tag or a file), or conse.")
+        str,
+        typer.Option(
+            help="openclip:MODEL/PRETRAINED (a tag or a file), openclip:muse-nano, or conse."
+        ),
     ] = "openclip:ViT-B-32-quickgelu/openai",
     num_frames: Annotated[int, typer.Option(help="T, the most frames a video.")] = 12,
     sampling: Annotated[

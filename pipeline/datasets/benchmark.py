@@ -30,17 +30,20 @@ class Benchmark:
     """(root, split) -> the captions of each video of that split."""
     file_names: Callable[[str], Iterable[str]] = lambda video_id: (video_id,)
     """Stems under which users keep the video of an id."""
+    read_axes: Callable[[Path], Mapping[str, str]] = lambda root: {}
+    """root -> by video id, what its captions ask for, where the benchmark says."""
 
 
 def benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that ``--dataset`` takes."""
-    from muse.pipeline.datasets import activitynet, didemo, msrvtt, msvd
+    from muse.pipeline.datasets import activitynet, didemo, msrvtt, msvd, world
 
     return {
         "msvd": msvd.MSVD,
         "msrvtt": msrvtt.MSRVTT,
         "activitynet": activitynet.ACTIVITYNET,
         "didemo": didemo.DIDEMO,
+        "world": world.WORLD,
     }
 
 
@@ -63,8 +66,9 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
     if len({_head_split(split) for split in chosen}) < len(chosen):
         raise ManifestError(f"splits {', '.join(chosen)}: these overlap. Choose one of them.")
     texts_of = {split: _read_split(benchmark, root, split) for split in chosen}
+    axes = benchmark.read_axes(root)
     captions = [
-        Caption(video_id=video_id, text=text, split=_head_split(split))
+        Caption(video_id=video_id, text=text, split=_head_split(split), axis=axes.get(video_id, ""))
         for split, texts in texts_of.items()
         for video_id in texts
         for text in texts[video_id]

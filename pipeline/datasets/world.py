@@ -1,0 +1,35 @@
+"""The made world (`muse world make`), by the files that `muse.pipeline.world.world` describes."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from muse.pipeline.datasets.benchmark import Benchmark, Texts, annotation_file
+from muse.pipeline.world.things import SPLITS
+from muse.pipeline.world.world import CAPTIONS_FILE, WORLD_FILE, read_world
+
+
+def read_split(root: Path, split: str) -> Texts:
+    """The captions of each video of a split."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for row in _rows(root):
+        if row["split"] == split:
+            texts[Path(row["video"]).stem].append(row["caption"])
+    return texts
+
+
+def read_axes(root: Path) -> Mapping[str, str]:
+    """What the captions of each video ask for."""
+    return {Path(row["video"]).stem: row["axis"] for row in _rows(root)}
+
+
+def _rows(root: Path) -> list[dict[str, str]]:
+    folder = annotation_file(root, WORLD_FILE).parent
+    read_world(folder)
+    with (folder / CAPTIONS_FILE).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+WORLD = Benchmark(title="world", splits=SPLITS, read_split=read_split, read_axes=read_axes)
+"""Compositions of the test split are in no other; see `muse.pipeline.world.things`."""

@@ -1,0 +1,1 @@
+"""A made world: captioned videos with known answers, from a seed."""
