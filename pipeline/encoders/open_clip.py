@@ -33,6 +33,8 @@ from muse.pipeline.views import block_number
 logger = logging.getLogger(__name__)
 
 _RANDOM = "random"
+MUSE_NANO = "muse-nano"
+_NANO_FOLDER = Path(__file__).parent / "nano"
 _FINAL = ("tokens", "unprojected")
 
 
@@ -51,7 +53,7 @@ class OpenClipEncoder:
         cls, name: str, *, device: str, precision: Literal["fp32", "bf16", "fp16"]
     ) -> "OpenClipEncoder":
         """The model called ``MODEL/PRETRAINED``, ``MODEL/FILE``, ``MODEL/random[:SEED]``,
-        ``local-dir:FOLDER`` or ``hf-hub:REPOSITORY``.
+        ``local-dir:FOLDER``, ``hf-hub:REPOSITORY`` or ``muse-nano``.
 
         Raises:
             EncoderError: If it can't be loaded, or does not give class and patch tokens.
@@ -129,6 +131,9 @@ def imagenet_class_names() -> list[str]:
 
 def _load_model(name: str) -> Any:
     model_name, _, pretrained = name.partition("/")
+    if model_name == MUSE_NANO:
+        _register_muse_nano()
+        pretrained = pretrained or str(_NANO_FOLDER / "muse-nano.safetensors")
     folder = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") and not (folder / "open_clip_config.json").is_file():
         raise EncoderError(
@@ -151,6 +156,12 @@ def _load_model(name: str) -> Any:
     if pretrained.partition(":")[0] == _RANDOM:
         return _random_model(model_name, pretrained)
     return _pretrained_model(name, model_name, pretrained)
+
+
+def _register_muse_nano() -> None:
+    """Adds our own configuration to those that open_clip comes with, once in a process."""
+    if MUSE_NANO not in open_clip.list_models():
+        open_clip.add_model_config(_NANO_FOLDER)
 
 
 def _pretrained_model(name: str, model_name: str, pretrained: str) -> Any:
