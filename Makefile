@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Where the demo writes; and, to run it on a folder of your own:
+# Where the demo writes; and, to run it on a folder of your own, with splits train and test:
 #   make demo VIDEOS=folder CAPTIONS=captions.csv
 DEMO ?= demo
-VIDEOS ?= $(DEMO)/videos
-CAPTIONS ?= $(DEMO)/captions.csv
+VIDEOS ?=
+CAPTIONS ?=
 K ?=
 
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 	  { echo "muse needs Python 3.11 or newer; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@# One command: a second one might replace torch by another build.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,offline,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,offline]'
 	@touch $@
 
 check: $(INSTALLED) ## Lint, format, types, import contracts, Dockerfiles
@@ -45,7 +45,7 @@ test-all: $(INSTALLED) ## Both, with coverage
 	$(BIN)/python -m coverage run -m pytest -q -m 'not gpu'
 	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
-demo: $(INSTALLED) ## extract, train-head, evaluate, search on video files, on the CPU
+demo: $(INSTALLED) ## A made world, then extract, train-head, evaluate, search, on the CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo/run.sh $(DEMO) $(VIDEOS) $(CAPTIONS)
 
 wheel: $(INSTALLED) ## Build wheel and sdist, compare, install in a clean venv, run muse
