@@ -18,6 +18,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import count, islice
@@ -208,15 +209,23 @@ def _written(folder: Path, videos: list[WorldVideo], num_processes: int) -> Iter
         yield from map(write, videos)
         return
     context = multiprocessing.get_context("spawn")  # a fork may inherit a lock of torch's threads
-    with ProcessPoolExecutor(
-        num_processes, mp_context=context, initializer=_leave_interrupts_to_the_parent
-    ) as pool:
-        yield from pool.map(write, videos, chunksize=VIDEOS_PER_TASK)
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        with _interrupts_held():
+            done = pool.map(write, videos, chunksize=VIDEOS_PER_TASK)
+        yield from done
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal: a worker ends its task, and no file is cut."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that start in here never see Ctrl-C, which reaches every process of a terminal.
+
+    This one sees it afterwards, and the others end their task: no file is cut.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_video(folder: Path, video: WorldVideo) -> None:
