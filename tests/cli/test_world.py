@@ -35,7 +35,7 @@ def test_the_same_command_without_numbers_has_nothing_to_do(muse: Muse, kept: Pa
         (("--seed", 6), "Name a new folder"),
         (("--num-videos", 0), "at least 1"),
         (("--processes", -1), "at least 1"),
-        (("--num-videos", "many"), "'many'"),
+        (("--num-videos", "many"), "Invalid value"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_why(

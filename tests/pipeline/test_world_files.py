@@ -99,7 +99,7 @@ def test_another_process_makes_the_same_captions_and_frames(hash_seed: str) -> N
     arguments = [sys.executable, "-c", program]
     output = subprocess.run(arguments, env=environment, capture_output=True, check=True, text=True)
     here = [
-        (v.video_id, v.split, hashlib.sha256(draw(v.scene, 0.4)).hexdigest(), *v.captions)
+        (v.video_id, v.split, hashlib.sha256(draw(v.scene, 0.4).tobytes()).hexdigest(), *v.captions)
         for v in islice(world_videos(0), 18)
     ]
     assert output.stdout.splitlines() == ["|".join(fields) for fields in here]

@@ -113,7 +113,8 @@ def mean_frame(scene: Scene) -> NDArray[np.float64]:
     """Of 12 moments, before a camera that stands still."""
     still = replace(scene, pan=(0, 0))
     frames = [draw(still, (step + 0.5) / 12) for step in range(12)]
-    return np.mean(frames, axis=0, dtype=np.float64)
+    mean: NDArray[np.float64] = np.mean(frames, axis=0, dtype=np.float64)
+    return mean
 
 
 def test_the_mean_over_a_video_does_not_tell_opposite_directions_apart() -> None:
