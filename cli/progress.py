@@ -202,6 +202,35 @@ class TrainReporter:
         )
 
 
+class WorldReporter:
+    """What ``muse world make`` shows while it draws."""
+
+    def __init__(self) -> None:
+        self._line = _Line("world")
+        self._started = time.monotonic()
+        self._num_new = 0
+
+    def __enter__(self) -> Self:
+        self._line.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._line.stop()
+
+    def update(self, made: int, num_videos: int) -> None:
+        """Redraws the line after one more video."""
+        self._num_new += 1
+        rate = self._num_new / max(time.monotonic() - self._started, 1e-9)
+        left = duration_text((num_videos - made) / rate)
+        note = f"{rate:.1f} videos/s, {left} left"
+        self._line.update(total=num_videos, completed=made, note=note)
+
+
 def counts_text(counts: "StoreCounts") -> str:
     """Where every listed video is: the four always add up."""
     pending = f" + pending {counts.pending}" if counts.pending else ""

@@ -27,6 +27,13 @@ def test_the_wheel_takes_the_folders_and_not_the_links() -> None:
     assert target["sources"] == {"src": "", **{name: f"muse/{name}" for name in FOLDERS}}
 
 
+def test_the_wheel_takes_muse_nano_s_weights() -> None:
+    assert set(_wheel_target()) == {"packages", "exclude", "sources"}  # whole folders
+    nano = ROOT / "pipeline/encoders/nano"
+    assert (nano / "muse-nano.json").is_file()
+    assert (nano / "muse-nano.safetensors").stat().st_size > 10_000_000  # and no pointer to them
+
+
 def test_package_files_import_nothing() -> None:
     for name in FOLDERS:
         lines = (ROOT / name / "__init__.py").read_text(encoding="utf-8").splitlines()

@@ -11,7 +11,13 @@ import typer
 from muse.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/glossary.md",
+    "docs/world.md",
+)
 
 
 def _commands() -> Iterator[list[str]]:

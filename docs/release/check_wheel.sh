@@ -28,5 +28,10 @@ import importlib
 for name in ("muse.cli.app", "muse.head.train", "muse.head.evaluate", "muse.pipeline.extract"):
     module = importlib.import_module(name)
     assert "/venv/" in module.__file__, module.__file__
+
+# Its weights travel with the package.
+from muse.pipeline.encoders.base import build_encoder
+
+assert build_encoder("openclip:muse-nano", device="cpu", precision="fp32").info.dim == 128
 PYTHON
-echo "wheel: same from tree and sdist, runs from a clean environment"
+echo "wheel: same from tree and sdist, runs from a clean environment, with muse-nano"

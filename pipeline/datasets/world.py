@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from muse.errors import ManifestError, UsageError
 from muse.pipeline.datasets.benchmark import Benchmark, Texts, annotation_file
 from muse.pipeline.world.things import SPLITS
-from muse.pipeline.world.world import CAPTIONS_FILE, WORLD_FILE, read_world
+from muse.pipeline.world.world import CAPTION_COLUMNS, CAPTIONS_FILE, WORLD_FILE, read_world
 
 
 def read_split(root: Path, split: str) -> Texts:
@@ -26,9 +27,18 @@ def read_axes(root: Path) -> Mapping[str, str]:
 
 def _rows(root: Path) -> list[dict[str, str]]:
     folder = annotation_file(root, WORLD_FILE).parent
-    read_world(folder)
-    with (folder / CAPTIONS_FILE).open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        read_world(folder)
+    except UsageError as error:
+        raise ManifestError(str(error)) from None
+    file = folder / CAPTIONS_FILE
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or any(list(row) != list(CAPTION_COLUMNS) or None in row.values() for row in rows):
+        raise ManifestError(
+            f"{file}: damaged. `muse world make {folder}` writes it again, and keeps the videos."
+        )
+    return rows
 
 
 WORLD = Benchmark(title="world", splits=SPLITS, read_split=read_split, read_axes=read_axes)

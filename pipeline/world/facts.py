@@ -2,8 +2,9 @@
 
 Each axis separates methods: ``what`` any model can know; ``small-object`` asks for something a
 sixteenth of a frame wide; ``where`` for the places of two objects; ``direction``, ``order`` and
-``count`` for time, and the mean of a video's frames is the same whatever the answer is. Knows
-nothing of words or pixels.
+``count`` for time: opposite answers have the same mean over a video's frames, but for what the
+camera's movement shifts. (That mean tells left from up, and not left from right.) Knows nothing of
+words or pixels.
 """
 
 from dataclasses import dataclass

@@ -47,12 +47,13 @@ def _canvas(background: Background, seed: int) -> NDArray[np.uint8]:
 def _noise(dice: Dice, cell: int) -> NDArray[np.int32]:
     """(CANVAS, CANVAS) of -32 to 31: random heights every ``cell`` pixels, linear between them."""
     count = CANVAS // cell + 2
-    heights = np.frombuffer(dice.bytes(count * count), dtype=np.uint8).reshape(count, count)
-    heights = heights.astype(np.int32) // 4 - 32
+    even = np.frombuffer(dice.bytes(count * count), dtype=np.uint8).reshape(count, count)
+    heights: NDArray[np.int32] = even.astype(np.int32) // 4 - 32
     index, part = np.divmod(np.arange(CANVAS), cell)
     rows = heights[index] * (cell - part)[:, None] + heights[index + 1] * part[:, None]
     both = rows[:, index] * (cell - part) + rows[:, index + 1] * part
-    return both // (cell * cell)
+    relief: NDArray[np.int32] = both // (cell * cell)
+    return relief
 
 
 def _tiled(dice: Dice) -> NDArray[np.int32]:

@@ -72,7 +72,9 @@ def coverage(shape: str, side: int) -> NDArray[np.uint16]:
     fine = side * SUBSAMPLES
     steps = (2 * np.arange(fine, dtype=np.float64) + 1 - fine) / fine
     inside = _INSIDE[shape](steps[None, :], steps[:, None])
-    counts = inside.reshape(side, SUBSAMPLES, side, SUBSAMPLES).sum(axis=(1, 3), dtype=np.uint16)
+    counts: NDArray[np.uint16] = inside.reshape(side, SUBSAMPLES, side, SUBSAMPLES).sum(
+        axis=(1, 3), dtype=np.uint16
+    )
     return counts * np.uint16(256 // SUBSAMPLES**2)
 
 
@@ -90,14 +92,15 @@ def _marks(texture: str, side: int) -> NDArray[np.bool_]:
     """(S, S) where a texture shows its second colour."""
     x, y = np.arange(side)[None, :], np.arange(side)[:, None]
     cell = max(3, side // 7)
+    marked: NDArray[np.bool_] = np.zeros((side, side), dtype=bool)
     if texture == "striped":
-        return (x + y) // cell % 2 == 1
+        marked = (x + y) // cell % 2 == 1
     if texture == "checkered":
-        return (x // cell + y // cell) % 2 == 1
+        marked = (x // cell + y // cell) % 2 == 1
     if texture == "dotted":
         dx, dy = 2 * (x % (2 * cell)) - 2 * cell + 1, 2 * (y % (2 * cell)) - 2 * cell + 1
-        return 4 * (dx * dx + dy * dy) <= 5 * cell * cell
-    return np.zeros((side, side), dtype=bool)
+        marked = 4 * (dx * dx + dy * dy) <= 5 * cell * cell
+    return marked
 
 
 def paste(frame_HWC: NDArray[np.uint8], thing: Thing, *, side: int, x: int, y: int) -> None:
@@ -112,12 +115,11 @@ def paste(frame_HWC: NDArray[np.uint8], thing: Thing, *, side: int, x: int, y: i
     """
     top, left = y - side // 2, x - side // 2
     height, width = frame_HWC.shape[:2]
-    rows, columns = (
-        slice(max(0, top), min(height, top + side)),
-        slice(max(0, left), min(width, left + side)),
-    )
+    rows = slice(max(0, top), min(height, top + side))
+    columns = slice(max(0, left), min(width, left + side))
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return
+    # The same part, counted from the sprite's own corner.
     part = (
         slice(rows.start - top, rows.stop - top),
         slice(columns.start - left, columns.stop - left),

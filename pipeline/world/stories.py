@@ -1,11 +1,13 @@
 """Scenes made for a fact, in contrast groups.
 
 The videos of a group show the same objects before the same background and differ in the answer
-alone, so that a model that knows only what is there can't tell them apart. Knows nothing of words
-or pixels.
+alone, so that a model that knows only what is there can't tell them apart. (In a group of
+``small-object`` the small object is the answer.) Dice are thrown in the order of the lines here: to
+move one past another makes another world. Knows nothing of words or pixels.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from muse.pipeline.world.dice import Dice
 from muse.pipeline.world.facts import COUNTS, DIRECTIONS, RELATIONS, Axis, Fact
@@ -21,10 +23,11 @@ from muse.pipeline.world.things import (
 )
 
 Story = tuple[Fact, Scene]
-SECONDS = (4, 12)
+SECONDS = (4, 12)  # of a video, the least and the most
 NEAR, FAR = 44, SIDE - 44  # pixels: where a path begins and ends
 MIDDLE = SIDE // 2
-LARGE = (50, 66)  # pixels
+CORNERS: tuple[Point, ...] = ((NEAR, NEAR), (NEAR, FAR), (FAR, NEAR), (FAR, FAR))
+LARGE = (50, 66)  # pixels, the least and the most side of an object
 SMALL = (13, 17)
 
 
@@ -41,7 +44,8 @@ def contrast_group(axis: Axis, split: Split, dice: Dice) -> list[Story]:
 
 def _what(split: Split, dice: Dice) -> Iterator[Story]:
     things = _things(split, dice, dice.between(2, 3))
-    corners = dice.sample([(NEAR, NEAR), (NEAR, FAR), (FAR, NEAR), (FAR, FAR)], 3)
+    corners = dice.sample(CORNERS, 3)
+    # Of two things, none is in the third corner.
     actors = [
         _drifting(thing, corner, dice) for thing, corner in zip(things, corners, strict=False)
     ]
@@ -50,7 +54,7 @@ def _what(split: Split, dice: Dice) -> Iterator[Story]:
 
 def _small_object(split: Split, dice: Dice) -> Iterator[Story]:
     *small, first, second = _things(split, dice, 5)
-    corners = dice.sample([(NEAR, NEAR), (NEAR, FAR), (FAR, NEAR), (FAR, FAR)], 3)
+    corners = dice.sample(CORNERS, 3)
     large = [_drifting(first, corners[0], dice), _drifting(second, corners[1], dice)]
     place, side = _around(corners[2], 20, dice), dice.between(*SMALL)
     scene = _scene(large, split, dice, has_speck=False)
@@ -58,7 +62,7 @@ def _small_object(split: Split, dice: Dice) -> Iterator[Story]:
         tiny = Thing(colour=thing.colour, texture="plain", shape=thing.shape)
         actor = Actor(thing=tiny, side=side, start=place, end=place)
         fact = Fact(axis="small-object", things=(tiny, first, second))
-        yield fact, _with_actors(scene, (*scene.actors, actor))
+        yield fact, replace(scene, actors=(*scene.actors, actor))
 
 
 def _where(split: Split, dice: Dice) -> Iterator[Story]:
@@ -67,18 +71,16 @@ def _where(split: Split, dice: Dice) -> Iterator[Story]:
     across, along = dice.between(-24, 24), dice.between(46, 60)
     scene = _scene([], split, dice)
     for relation in RELATIONS:
-        horizontal, sign = relation in ("left", "right"), -1 if relation in ("left", "above") else 1
-        offset = (sign * along, across) if horizontal else (across, sign * along)
-        places = [
-            (MIDDLE + offset[0], MIDDLE + offset[1]),
-            (MIDDLE - offset[0], MIDDLE - offset[1]),
-        ]
+        horizontal = relation in ("left", "right")
+        sign = -1 if relation in ("left", "above") else 1
+        right, down = (sign * along, across) if horizontal else (across, sign * along)
+        places = [(MIDDLE + right, MIDDLE + down), (MIDDLE - right, MIDDLE - down)]
         actors = [
             Actor(thing=thing, side=side, start=place, end=place)
             for thing, side, place in zip((first, second), sides, places, strict=True)
         ]
         fact = Fact(axis="where", things=(first, second), value=relation)
-        yield fact, _with_actors(scene, (*scene.actors, *actors))
+        yield fact, replace(scene, actors=(*scene.actors, *actors))
 
 
 def _direction(split: Split, dice: Dice) -> Iterator[Story]:
@@ -95,7 +97,7 @@ def _direction(split: Split, dice: Dice) -> Iterator[Story]:
         start, end = ends if direction in ("right", "down") else ends[::-1]
         actor = Actor(thing=mover, side=side, start=start, end=end)
         fact = Fact(axis="direction", things=(mover, other), value=direction)
-        yield fact, _with_actors(scene, (*scene.actors, actor, still))
+        yield fact, replace(scene, actors=(*scene.actors, actor, still))
 
 
 def _order(split: Split, dice: Dice) -> Iterator[Story]:
@@ -112,12 +114,12 @@ def _order(split: Split, dice: Dice) -> Iterator[Story]:
         ]
         backgrounds = tuple(walls[n] for n in order) if walls else scene.backgrounds
         fact = Fact(axis="order", things=tuple(things[n] for n in order))
-        yield fact, _with_actors(scene, (*scene.actors, *actors), backgrounds)
+        yield fact, replace(scene, actors=(*scene.actors, *actors), backgrounds=backgrounds)
 
 
 def _count(split: Split, dice: Dice) -> Iterator[Story]:
     shown, other = _things(split, dice, 2)
-    corners = dice.sample([(NEAR, NEAR), (NEAR, FAR), (FAR, NEAR), (FAR, FAR)], 2)
+    corners = dice.sample(CORNERS, 2)
     still, place = _drifting(other, corners[1], dice), _around(corners[0], 16, dice)
     side = dice.between(*LARGE)
     scene = _scene([], split, dice)
@@ -126,7 +128,7 @@ def _count(split: Split, dice: Dice) -> Iterator[Story]:
         spans = tuple(((4 * n + 1) / (4 * times), (4 * n + 3) / (4 * times)) for n in range(times))
         actor = Actor(thing=shown, side=side, start=place, end=place, visible=spans)
         fact = Fact(axis="count", things=(shown, other), value=count)
-        yield fact, _with_actors(scene, (*scene.actors, still, actor))
+        yield fact, replace(scene, actors=(*scene.actors, still, actor))
 
 
 _STORIES: dict[Axis, Callable[[Split, Dice], Iterator[Story]]] = {
@@ -181,16 +183,4 @@ def _scene(actors: list[Actor], split: Split, dice: Dice, *, has_speck: bool = T
         actors=(*specks, *actors),
         pan=(dice.between(-20, 20), dice.between(-20, 20)),
         texture_seed=dice.between(0, 10**9),
-    )
-
-
-def _with_actors(
-    scene: Scene, actors: tuple[Actor, ...], backgrounds: tuple[Background, ...] = ()
-) -> Scene:
-    return Scene(
-        seconds=scene.seconds,
-        backgrounds=backgrounds or scene.backgrounds,
-        actors=actors,
-        pan=scene.pan,
-        texture_seed=scene.texture_seed,
     )

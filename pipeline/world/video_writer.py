@@ -20,10 +20,9 @@ def write_video(
     """A file of (side, side, 3) RGB frames; it appears whole."""
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     with av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264", rate=frames_per_second)
+        stream = container.add_stream("libx264", rate=frames_per_second, options=_OPTIONS)
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        stream.options = _OPTIONS
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

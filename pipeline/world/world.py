@@ -15,19 +15,20 @@ import csv
 import io
 import json
 import multiprocessing
-import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muse.errors import UsageError
+from muse.pipeline.schedule import available_cpus
 from muse.pipeline.world.dice import Dice
 from muse.pipeline.world.facts import AXES, Axis, Fact
 from muse.pipeline.world.frames import draw
@@ -40,6 +41,9 @@ WORLD_VERSION = 1
 """Changes when the same seed gives other frames or captions."""
 FRAMES_PER_SECOND = 8
 CAPTIONS_PER_VIDEO = 4
+CAPTION_COLUMNS = ("video", "caption", "split", "axis")
+USUAL_NUM_VIDEOS = 320
+VIDEOS_PER_TASK = 4  # of a process: some tenths of a second
 WORLD_FILE, CAPTIONS_FILE, FACTS_FILE, VIDEOS = (
     "world.json",
     "captions.csv",
@@ -50,6 +54,19 @@ WORLD_FILE, CAPTIONS_FILE, FACTS_FILE, VIDEOS = (
 # Groups come in rounds, one of each axis; ``what`` has two, since its groups have one video.
 _ROUND: tuple[Axis, ...] = ("what", *AXES)
 _ROUND_SPLITS: tuple[Split, ...] = ("train", "test", "train", "train", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldDescription:
+    """What ``world.json`` holds, and all that decides a world's files."""
+
+    version: int = WORLD_VERSION
+    """Of the rules."""
+    seed: int
+    num_videos: int
+
+
+_DESCRIPTION = tuple(field.name for field in fields(WorldDescription))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,44 +112,120 @@ def frames_of(scene: Scene) -> Iterator[NDArray[np.uint8]]:
 def make_world(
     folder: Path,
     *,
-    num_videos: int,
-    seed: int,
+    num_videos: int | None = None,
+    seed: int | None = None,
     num_processes: int | None = None,
     on_videos: Callable[[int, int], None] = lambda made, num_videos: None,
-) -> None:
+) -> WorldDescription:
     """Makes the files of a world; the same call goes on where it was stopped.
 
     Args:
         folder: New, empty, or of the same seed: then it is made larger.
-        num_videos: At least 1.
-        seed: Decides everything.
-        num_processes: That draw; one a core if None.
-        on_videos: Called now and then with how many videos are there, and of how many.
+        num_videos: At least 1; None for as many as the folder's world has, else `USUAL_NUM_VIDEOS`.
+        seed: Decides everything; None for the folder's, else 0.
+        num_processes: That draw; one a core if None. One draws in this process.
+        on_videos: Called after every video with how many are there, and of how many.
 
     Raises:
-        UsageError: If the number is below 1, or the folder holds another world or something else.
+        UsageError: If a number is below 1, or the folder holds another world or something else.
     """
-    if num_videos < 1:
-        raise UsageError(f"--num-videos {num_videos}: at least 1 is needed")
-    _require_same_world(folder, num_videos=num_videos, seed=seed)
-    (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
-    description = {"version": WORLD_VERSION, "seed": seed, "num_videos": num_videos}
-    _write_text(folder / WORLD_FILE, json.dumps(description) + "\n")
-    videos = list(islice(world_videos(seed), num_videos))
+    for name, number in (("--num-videos", num_videos), ("--processes", num_processes)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} {number}: at least 1 is needed")
+    wanted = _wanted(_world_there(folder), folder, num_videos=num_videos, seed=seed)
+    videos = list(islice(world_videos(wanted.seed), wanted.num_videos))
+    folder.mkdir(parents=True, exist_ok=True)
+    # The description comes first: by it a folder is known again, however early a run was stopped.
+    _write_text(folder / WORLD_FILE, json.dumps(asdict(wanted)) + "\n")
     _write_text(folder / CAPTIONS_FILE, _captions_csv(videos))
     _write_text(folder / FACTS_FILE, "".join(_fact_line(video) for video in videos))
+    (folder / VIDEOS).mkdir(exist_ok=True)
     missing = [video for video in videos if not video_file(folder, video.video_id).exists()]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes or os.cpu_count(), mp_context=context) as pool:
-        made = num_videos - len(missing)
-        for _ in pool.map(partial(_write_video, folder), missing, chunksize=4):
-            made += 1
-            on_videos(made, num_videos)
+    done = _written(folder, missing, num_processes or available_cpus())
+    for made, _ in enumerate(done, start=len(videos) - len(missing) + 1):
+        on_videos(made, len(videos))
+    return wanted
 
 
 def video_file(folder: Path, video_id: str) -> Path:
     """Where a video of a world lies."""
     return folder / VIDEOS / f"{video_id}.mp4"
+
+
+def read_world(folder: Path) -> WorldDescription:
+    """The content of ``world.json``.
+
+    Raises:
+        UsageError: If there is none, or it is of another version.
+    """
+    try:
+        content = json.loads((folder / WORLD_FILE).read_text(encoding="utf-8"))
+        world = WorldDescription(**{name: int(content[name]) for name in _DESCRIPTION})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{folder}: no world ({WORLD_FILE} is missing or damaged). Make one with "
+            f"`muse world make NEW_FOLDER --num-videos {USUAL_NUM_VIDEOS} --seed 0`."
+        ) from None
+    if world.version != WORLD_VERSION:
+        raise UsageError(
+            f"{folder}: made by version {world.version} of the world's rules, this muse has "
+            f"{WORLD_VERSION}: the same seed gives other videos. Make it again in a new folder."
+        )
+    return world
+
+
+def _world_there(folder: Path) -> WorldDescription | None:
+    """What a folder's world is; None where there is no folder, or an empty one."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: a file. Name a new folder.")
+    unfinished = _partial(folder / WORLD_FILE)
+    if not folder.exists() or all(path == unfinished for path in folder.iterdir()):
+        return None
+    return read_world(folder)
+
+
+def _wanted(
+    there: WorldDescription | None, folder: Path, *, num_videos: int | None, seed: int | None
+) -> WorldDescription:
+    """What a call asks for, where the folder may have it already."""
+    if there is None:
+        return WorldDescription(num_videos=num_videos or USUAL_NUM_VIDEOS, seed=seed or 0)
+    if seed is not None and seed != there.seed:
+        raise UsageError(
+            f"{folder}: the world of seed {there.seed}, asked for {seed}. Name a new folder."
+        )
+    if num_videos is not None and num_videos < there.num_videos:
+        raise UsageError(
+            f"{folder}: has {there.num_videos} videos, asked for {num_videos}. A world can "
+            "only be made larger; name a new folder."
+        )
+    return replace(there, num_videos=num_videos or there.num_videos)
+
+
+def _written(folder: Path, videos: list[WorldVideo], num_processes: int) -> Iterator[None]:
+    """Once for each video, when its file is there, in order."""
+    write = partial(_write_video, folder)
+    if num_processes == 1 or len(videos) <= VIDEOS_PER_TASK:
+        yield from map(write, videos)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork may inherit a lock of torch's threads
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        with _interrupts_held():
+            done = pool.map(write, videos, chunksize=VIDEOS_PER_TASK)
+        yield from done
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that start in here never see Ctrl-C, which reaches every process of a terminal.
+
+    This one sees it afterwards, and the others end their task: no file is cut.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_video(folder: Path, video: WorldVideo) -> None:
@@ -143,48 +236,10 @@ def _write_video(folder: Path, video: WorldVideo) -> None:
     write_video(file, frames, frames_per_second=FRAMES_PER_SECOND, side=SIDE)
 
 
-def read_world(folder: Path) -> dict[str, Any]:
-    """The content of ``world.json``.
-
-    Raises:
-        UsageError: If there is none, or it is of another version.
-    """
-    file = folder / WORLD_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = int(content["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(
-            f"{folder}: no world ({WORLD_FILE} is missing or damaged). "
-            f"Make one with `muse world make {folder} --num-videos 320 --seed 0`."
-        ) from None
-    if version != WORLD_VERSION:
-        raise UsageError(
-            f"{folder}: made by version {version} of the world's rules, this muse has "
-            f"{WORLD_VERSION}: the same seed gives other videos. Make it again in a new folder."
-        )
-    return dict(content)
-
-
-def _require_same_world(folder: Path, *, num_videos: int, seed: int) -> None:
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    found = read_world(folder)
-    if found["seed"] != seed:
-        raise UsageError(
-            f"{folder}: the world of seed {found['seed']}, asked for {seed}. Name a new folder."
-        )
-    if found["num_videos"] > num_videos:
-        raise UsageError(
-            f"{folder}: has {found['num_videos']} videos, asked for {num_videos}. A world can "
-            "only be made larger; name a new folder."
-        )
-
-
 def _captions_csv(videos: list[WorldVideo]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("video", "caption", "split", "axis"))
+    writer.writerow(CAPTION_COLUMNS)
     for video in videos:
         for caption in video.captions:
             writer.writerow((f"{video.video_id}.mp4", caption, video.split, video.fact.axis))
@@ -197,6 +252,9 @@ def _fact_line(video: WorldVideo) -> str:
 
 
 def _write_text(file: Path, text: str) -> None:
-    partial_file = file.with_name(f".{file.name}.partial")
-    partial_file.write_text(text, encoding="utf-8")
-    partial_file.replace(file)
+    _partial(file).write_text(text, encoding="utf-8")
+    _partial(file).replace(file)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.partial")
