@@ -11,7 +11,8 @@ if [ -z "$videos" ]; then
   listing=(--dataset world --root "$out/world" --split "train,val,test" --encoder openclip:muse-nano --num-frames 8)
   # The coarsest scale alone and two blocks: a head that two cores train in two minutes.
   training=(--factors 0.5 --depth 2 --batch-size 32 --epochs 8 --lr 3e-3)
-  query="a dotted red circle moves from left to right past a striped purple diamond"
+  # 000118 does, and its three sisters go elsewhere.
+  query="a black crescent with checks starts at the left and ends at the right, with a yellow hourglass with stripes in view"
 else
   out=$out/own # a store belongs to one listing
   listing=("$videos" --captions "$captions" --encoder conse --num-frames 6)
