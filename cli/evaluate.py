@@ -146,9 +146,14 @@ def _axis_table(report: "RetrievalReport") -> "Table":
         to_video, to_text = found.text_to_video.as_json(), found.video_to_text.as_json()
         numbers = (*(to_video[name] for name in ("R@1", "R@5", "MdR")), to_text["R@1"])
         columns = (f"{number:.1f}" for number in numbers)
-        # A benchmark's name is no markup, whatever brackets it has.
-        table.add_row(Text(axis), str(found.num_captions), *columns, chance)
+        # A name of a caption file is no markup, and moves no cursor, whatever is in it.
+        table.add_row(Text(_one_line(axis)), str(found.num_captions), *columns, chance)
     return table
+
+
+def _one_line(name: str) -> str:
+    """With a mark for each character that a terminal would not print."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:

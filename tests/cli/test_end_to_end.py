@@ -100,6 +100,13 @@ def test_numbers_are_printed_by_what_the_captions_ask_for(muse: Muse, tmp_path: 
         assert cells == [axis, "8", *(f"{number:.1f}" for number in numbers), "12.50"]
 
 
+def test_an_axis_is_printed_without_what_moves_the_cursor(muse: Muse, tmp_path: Path) -> None:
+    axes = ("\x1b[31mred\nand more",)
+    write_hdf5(FeaturesInMemory(num_videos=8, axes=axes), tmp_path / "store.h5")
+    outcome = muse("evaluate", tmp_path / "store.h5", "--split", "train")
+    assert "\ufffd[31mred\ufffdand more" in outcome.out
+
+
 def test_no_axis_no_table_of_axes(muse: Muse, store: Path) -> None:
     assert "axis" not in muse("evaluate", store).out
 
