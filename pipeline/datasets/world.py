@@ -28,17 +28,28 @@ def read_axes(root: Path) -> Mapping[str, str]:
 def _rows(root: Path) -> list[dict[str, str]]:
     folder = annotation_file(root, WORLD_FILE).parent
     try:
-        read_world(folder)
+        world = read_world(folder)
     except UsageError as error:
         raise ManifestError(str(error)) from None
     file = folder / CAPTIONS_FILE
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or any(list(row) != list(CAPTION_COLUMNS) or None in row.values() for row in rows):
+    rows = _readable_rows(file)
+    if len({row["video"] for row in rows}) != world.num_videos:
         raise ManifestError(
-            f"{file}: damaged. `muse world make {folder}` writes it again, and keeps the videos."
+            f"{file}: missing, damaged or not of this world's videos. `muse world make {folder}` "
+            "writes it again, and keeps the videos."
         )
     return rows
+
+
+def _readable_rows(file: Path) -> list[dict[str, str]]:
+    """None of a file that is missing or has another form."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError, csv.Error):
+        return []
+    is_whole = all(list(row) == list(CAPTION_COLUMNS) and None not in row.values() for row in rows)
+    return rows if is_whole else []
 
 
 WORLD = Benchmark(title="world", splits=SPLITS, read_split=read_split, read_axes=read_axes)

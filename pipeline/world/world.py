@@ -127,19 +127,20 @@ def make_world(
         on_videos: Called after every video with how many are there, and of how many.
 
     Raises:
-        UsageError: If a number is below 1, or the folder holds another world or something else.
+        UsageError: If a number is below 1, or the folder can't be written, or holds another
+            world or something else.
     """
     for name, number in (("--num-videos", num_videos), ("--processes", num_processes)):
         if number is not None and number < 1:
             raise UsageError(f"{name} {number}: at least 1 is needed")
     wanted = _wanted(_world_there(folder), folder, num_videos=num_videos, seed=seed)
     videos = list(islice(world_videos(wanted.seed), wanted.num_videos))
-    folder.mkdir(parents=True, exist_ok=True)
-    # The description comes first: by it a folder is known again, however early a run was stopped.
-    _write_text(folder / WORLD_FILE, json.dumps(asdict(wanted)) + "\n")
-    _write_text(folder / CAPTIONS_FILE, _captions_csv(videos))
-    _write_text(folder / FACTS_FILE, "".join(_fact_line(video) for video in videos))
-    (folder / VIDEOS).mkdir(exist_ok=True)
+    try:
+        _write_tables(folder, wanted, videos)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: can't be written ({error.strerror}). Name another folder."
+        ) from error
     missing = [video for video in videos if not video_file(folder, video.video_id).exists()]
     done = _written(folder, missing, num_processes or available_cpus())
     for made, _ in enumerate(done, start=len(videos) - len(missing) + 1):
@@ -200,6 +201,16 @@ def _wanted(
             "only be made larger; name a new folder."
         )
     return replace(there, num_videos=num_videos or there.num_videos)
+
+
+def _write_tables(folder: Path, world: WorldDescription, videos: list[WorldVideo]) -> None:
+    """All files of a world but its videos, and the folder of those."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The description comes first: by it a folder is known again, however early a run was stopped.
+    _write_text(folder / WORLD_FILE, json.dumps(asdict(world)) + "\n")
+    _write_text(folder / CAPTIONS_FILE, _captions_csv(videos))
+    _write_text(folder / FACTS_FILE, "".join(_fact_line(video) for video in videos))
+    (folder / VIDEOS).mkdir(exist_ok=True)
 
 
 def _written(folder: Path, videos: list[WorldVideo], num_processes: int) -> Iterator[None]:

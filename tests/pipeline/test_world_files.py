@@ -215,6 +215,12 @@ def test_a_file_in_the_folder_s_place_is_refused(tmp_path: Path) -> None:
         make(tmp_path / "file", 2)
 
 
+def test_a_folder_that_can_t_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\)\. Name another"):
+        make(tmp_path / "file" / "world", 2)
+
+
 # -- video files ---------------------------------------------------------------------------------
 
 
@@ -304,13 +310,26 @@ def test_a_folder_without_a_world_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "video,caption,split\n0.mp4,a,train\n", "video,caption,split,axis\n0.mp4,a\n"]
+    "content",
+    [
+        b"",
+        b"video,caption,split\n0.mp4,a,train\n",
+        b"video,caption,split,axis\n0.mp4,a\n",
+        b"video,caption,split,axis\n000000.mp4,one of three videos,train,what\n",
+        b"\xff\xfe",
+    ],
 )
 def test_damaged_captions_are_refused_with_how_to_mend_them(
-    three_videos: Path, content: str
+    three_videos: Path, content: bytes
 ) -> None:
-    (three_videos / "captions.csv").write_text(content, encoding="utf-8")
+    (three_videos / "captions.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=r"muse world make .* writes it again"):
         list_benchmark("world", three_videos, ["train"])
     make(three_videos)
     assert len(list_benchmark("world", three_videos, ["train"]).captions) == 12
+
+
+def test_missing_captions_are_refused_with_how_to_mend_them(three_videos: Path) -> None:
+    (three_videos / "captions.csv").unlink()
+    with pytest.raises(ManifestError, match=r"captions\.csv: missing, .* writes it again"):
+        list_benchmark("world", three_videos, ["train"])
