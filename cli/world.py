@@ -44,5 +44,6 @@ def make(
         )
     print_line(
         f"{folder}: {world.num_videos} videos of seed {world.seed}. Next: muse extract --dataset "
-        f"world --root {folder} --split train,val,test --encoder openclip:muse-nano --out STORE"
+        f"world --root {folder} --split train,val,test --encoder openclip:muse-nano "
+        "--sampling uniform --num-frames 8 --out STORE"
     )
