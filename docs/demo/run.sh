@@ -15,6 +15,7 @@ if [ -z "$videos" ]; then
   query="a black crescent with checks starts at the left and ends at the right, with a yellow hourglass with stripes in view"
 else
   out=$out/own # a store belongs to one listing
+  : "${captions:?the caption file is missing: make demo VIDEOS=folder CAPTIONS=captions.csv}"
   listing=("$videos" --captions "$captions" --encoder conse --num-frames 6)
   training=(--factors 0.5 --depth 2 --batch-size 16 --epochs 2)
   query="a cat"
