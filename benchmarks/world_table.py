@@ -29,6 +29,8 @@ COMPARED = (
     (FULL, "muse, scales 3, 14"),
     (FULL, "muse, scales 3, 7"),
     ("muse, scales 14, 7, 3", FULL),
+    ("muse, scales 14, 7, 3", "muse, scales none"),
+    ("seq-transf, lr 1e-4", "mean-pool"),
     (f"{FULL}; foreign patches", FULL),
 )
 Hits = NDArray[np.float64]  # (seeds, captions) recall at 1, in percent

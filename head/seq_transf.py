@@ -61,8 +61,7 @@ class SeqTransfAggregator(nn.Module):
         if num_frames > max_frames:
             raise UsageError(
                 f"a video of {num_frames} frames: this head has positions for {max_frames}. "
-                f"Use a store of at most {max_frames} frames a video, or train a head with "
-                f"max_frames {num_frames}."
+                f"Use a store of at most {max_frames} frames a video, or train a head on this one."
             )
 
 

@@ -137,14 +137,15 @@ def make_world(
     videos = list(islice(world_videos(wanted.seed), wanted.num_videos))
     try:
         _write_tables(folder, wanted, videos)
-    except OSError as error:
+        missing = [video for video in videos if not video_file(folder, video.video_id).exists()]
+        done = _written(folder, missing, num_processes or available_cpus())
+        for made, _ in enumerate(done, start=len(videos) - len(missing) + 1):
+            on_videos(made, len(videos))
+    except OSError as error:  # libav's too, where the disk is what failed
         raise UsageError(
-            f"{folder}: can't be written ({error.strerror}). Name another folder."
+            f"{folder}: can't be written ({error.strerror}). Make room or name another folder; the "
+            "same command goes on."
         ) from error
-    missing = [video for video in videos if not video_file(folder, video.video_id).exists()]
-    done = _written(folder, missing, num_processes or available_cpus())
-    for made, _ in enumerate(done, start=len(videos) - len(missing) + 1):
-        on_videos(made, len(videos))
     return wanted
 
 

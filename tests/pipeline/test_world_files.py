@@ -1,5 +1,6 @@
 """The files of a made world: the same from the same seed, whatever happened on the way."""
 
+import errno
 import hashlib
 import json
 import os
@@ -217,7 +218,9 @@ def test_a_file_in_the_folder_s_place_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_t_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"can't be written \(Not a directory\)\. Name another"):
+    with pytest.raises(
+        UsageError, match=r"can't be written \(Not a directory\)\. Make room or name"
+    ):
         make(tmp_path / "file" / "world", 2)
 
 
@@ -333,3 +336,14 @@ def test_missing_captions_are_refused_with_how_to_mend_them(three_videos: Path) 
     (three_videos / "captions.csv").unlink()
     with pytest.raises(ManifestError, match=r"captions\.csv: missing, .* writes it again"):
         list_benchmark("world", three_videos, ["train"])
+
+
+def test_a_disk_that_is_full_is_an_error_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("muse.pipeline.world.video_writer.write_video", full)
+    with pytest.raises(UsageError, match=r"No space left on device\).* the same command goes on"):
+        make(tmp_path / "world", 2)
