@@ -19,6 +19,14 @@ class AggregatorFlag(StrEnum):
     seq_transf = "seq-transf"
 
 
+class OrderFlag(StrEnum):
+    """Values of ``--order``."""
+
+    scale = "scale"
+    frame = "frame"
+    spatial = "spatial"
+
+
 class TrainPrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 
@@ -57,6 +65,9 @@ def train_head(
         str,
         typer.Option(help="muse: scales, as factors on the patch grid; none for class tokens."),
     ] = "0.5,1,2",
+    order: Annotated[
+        OrderFlag, typer.Option(help="muse: how the tokens of frames and scales follow each other.")
+    ] = OrderFlag.scale,
     dropout: Annotated[float, typer.Option(help="muse: of the last block.")] = 0.1,
     duplicates: Annotated[
         DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
@@ -85,6 +96,7 @@ def train_head(
         paper_head(opened.header),
         aggregator=aggregator.value,
         factors=_factors(factors),
+        order=order.value,
         depth=depth,
         dropout=dropout,
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from muse.errors import UsageError
 from muse.head.mixers import BiMamba
-from muse.head.ordering import read_frames, scale_wise, valid_frames
+from muse.head.ordering import ORDERS, Order, read_frames, valid_frames
 from muse.head.pyramid import FeaturePyramid, cells_per_scale
 from muse.head.scan.select import ScanBackend
 
@@ -62,6 +62,7 @@ class MuseAggregator(nn.Module):
         dim: int,
         *,
         factors: Sequence[float],
+        order: Order = "scale",
         depth: int,
         dropout: float,
         d_state: int,
@@ -71,6 +72,7 @@ class MuseAggregator(nn.Module):
     ) -> None:
         super().__init__()
         self.factors = tuple(factors)
+        self.order = ORDERS[order]
         self.pyramid = FeaturePyramid(dim, factors)
         # Dropout grows linearly from 0 at the first block to its full rate at the last.
         rates = [dropout * block / max(1, depth - 1) for block in range(depth)]
@@ -96,7 +98,7 @@ class MuseAggregator(nn.Module):
                 one of them.
         """
         frames_FKD = valid_frames(tokens_BTKD, valid_BT)
-        sequence = scale_wise(frames_FKD[:, 0], self._scales(frames_FKD), valid_BT)
+        sequence = self.order(frames_FKD[:, 0], self._scales(frames_FKD), valid_BT)
         tokens_BLD = sequence.tokens_BLD
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, sequence.length_B)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator
+from muse.head.ordering import Order
 from muse.head.pyramid import FACTORS
 from muse.head.scan.select import ScanBackend
 from muse.head.seq_transf import SeqTransfAggregator
@@ -25,7 +26,7 @@ Aggregator = Literal["muse", "seq-transf"]
 
 READ_BY_ALL = ("aggregator", "dim", "depth", "logit_scale_init")
 READ_BY: dict[Aggregator, tuple[str, ...]] = {
-    "muse": ("factors", "dropout", "d_state", "d_conv", "expand"),
+    "muse": ("factors", "order", "dropout", "d_state", "d_conv", "expand"),
     "seq-transf": ("max_frames",),
 }
 
@@ -46,6 +47,8 @@ class HeadConfig:
     """Scales beside the class token, as factors on the grid, in the order they are scanned.
 
     (): the class tokens alone. Read by ``muse``."""
+    order: Order = "scale"
+    """How the tokens follow each other (`muse.head.ordering`). Read by ``muse``."""
     depth: int = 4
     """Residual BiMamba blocks, or layers of the transformer."""
     dropout: float = 0.1
@@ -67,6 +70,8 @@ class HeadConfig:
         if self.aggregator not in get_args(Aggregator):
             choices = ", ".join(get_args(Aggregator))
             raise UsageError(f"aggregator {self.aggregator!r}: choose one of {choices}")
+        if self.order not in get_args(Order):
+            raise UsageError(f"order {self.order!r}: choose one of {', '.join(get_args(Order))}")
         for name in ("dim", "depth", "d_state", "d_conv", "expand", "max_frames"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
@@ -151,6 +156,7 @@ def _new_aggregator(config: HeadConfig, scan: ScanBackend) -> nn.Module:
     return MuseAggregator(
         config.dim,
         factors=config.factors,
+        order=config.order,
         depth=config.depth,
         dropout=config.dropout,
         d_state=config.d_state,

@@ -1,18 +1,23 @@
-"""The one sequence a video becomes, scale by scale, and where its frames sit in it.
+"""The one sequence a video becomes, and where its frames sit in it.
 
-MUSE sec. 3.4: the class tokens of all frames first, then every frame's tokens of the first scale,
-then of the next. Tokens of padded frames are left out, so that a sequence holds what was seen and
-nothing else. Knows nothing of what is done with the sequence.
+The three orders of MUSE sec. 3.4. ``scale``: the class tokens of all frames, then every frame's
+tokens of the first scale, then of the next. ``frame``: the class token of the first frame and its
+tokens of all scales, then the next frame. ``spatial``: the class tokens of all frames, then each
+scale's tokens averaged over the frames. Tokens of padded frames are left out, so that a sequence
+holds what was seen and nothing else. Knows nothing of what is done with the sequence.
 """
 
 # Legend: B videos, T frames, F = frames of all videos that are valid, S cells of a scale,
 # D width, L tokens of the longest sequence.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Order = Literal["scale", "frame", "spatial"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +63,67 @@ def scale_wise(class_FD: Tensor, scales_FSD: Sequence[Tensor], valid_BT: Tensor)
     )
 
 
+def frame_wise(class_FD: Tensor, scales_FSD: Sequence[Tensor], valid_BT: Tensor) -> TokenSequence:
+    """Frame after frame, each its class token and then its cells, one scale after the other.
+
+    The arguments are those of `scale_wise`.
+    """
+    frames_FCD = torch.cat([class_FD[:, None], *scales_FSD], dim=1)
+    num_cells = frames_FCD.shape[1]
+    num_frames_B = valid_BT.sum(1)
+    first_B = num_frames_B.cumsum(0) - num_frames_B
+    place_T = torch.arange(int(num_frames_B.max()), device=valid_BT.device)
+    frame_BT = (first_B[:, None] + place_T).clamp_max(max(0, len(frames_FCD) - 1))
+    return TokenSequence(
+        tokens_BLD=frames_FCD[frame_BT].flatten(1, 2),
+        length_B=None if bool(valid_BT.all()) else num_frames_B * num_cells,
+        frame_position_BT=(valid_BT.cumsum(1) - 1).clamp_min(0) * num_cells,
+    )
+
+
+def spatial_wise(class_FD: Tensor, scales_FSD: Sequence[Tensor], valid_BT: Tensor) -> TokenSequence:
+    """Class tokens of all frames, then each scale's cells, averaged over the video's frames.
+
+    The published code averages padded frames too; here they are left out. The arguments are those
+    of `scale_wise`.
+    """
+    num_frames_B = valid_BT.sum(1)
+    video_F = valid_BT.nonzero()[:, 0]
+    parts = [
+        scale_FSD.new_zeros(len(valid_BT), *scale_FSD.shape[1:]).index_add(0, video_F, scale_FSD)
+        / num_frames_B.clamp_min(1)[:, None, None]
+        for scale_FSD in scales_FSD
+    ]
+    class_BTD = class_FD.new_zeros(*valid_BT.shape, class_FD.shape[-1])
+    class_BTD[valid_BT] = class_FD
+    tokens_BLD = torch.cat([class_BTD, *parts], dim=1)
+    if bool(valid_BT.all()):
+        return TokenSequence(tokens_BLD=tokens_BLD, length_B=None, frame_position_BT=None)
+    num_cells = tokens_BLD.shape[1] - valid_BT.shape[1]
+    used_BL = torch.cat([valid_BT, valid_BT.any(1, keepdim=True).expand(-1, num_cells)], dim=1)
+    order_BL = used_BL.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    length_B = used_BL.sum(1)
+    order_BL = order_BL[:, : int(length_B.max())]
+    return TokenSequence(
+        tokens_BLD=tokens_BLD.gather(1, order_BL[..., None].expand(-1, -1, tokens_BLD.shape[-1])),
+        length_B=length_B,
+        frame_position_BT=(valid_BT.cumsum(1) - 1).clamp_min(0),
+    )
+
+
+ORDERS: dict[Order, Callable[[Tensor, Sequence[Tensor], Tensor], TokenSequence]] = {
+    "scale": scale_wise,
+    "frame": frame_wise,
+    "spatial": spatial_wise,
+}
+
+
 def read_frames(outputs_BLD: Tensor, sequence: TokenSequence, valid_BT: Tensor) -> Tensor:
     """(B, T, D): what a sequence's mixer made of each class token; zeros where a frame is padding.
 
     Args:
         outputs_BLD: (B, L, D), position by position over ``sequence.tokens_BLD``.
-        sequence: Of `scale_wise`.
+        sequence: Of one of `ORDERS`.
         valid_BT: (B, T) bool, the one that made the sequence.
     """
     if sequence.frame_position_BT is None:

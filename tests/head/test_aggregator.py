@@ -4,6 +4,7 @@ from torch import Tensor
 
 from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator, ResMambaBlock, patch_grid
+from muse.head.ordering import ORDERS, Order
 
 
 def aggregator(dim: int = 8, **changes) -> MuseAggregator:
@@ -29,8 +30,9 @@ def test_new_aggregator_returns_the_class_tokens() -> None:
 
 
 @pytest.mark.parametrize("factors", [(0.5, 1.0), ()])
-def test_padding_more_frames_changes_no_bit(factors: tuple[float, ...]) -> None:
-    made = open_gates(aggregator(factors=factors))
+@pytest.mark.parametrize("order", ORDERS)
+def test_padding_more_frames_changes_no_bit(order: Order, factors: tuple[float, ...]) -> None:
+    made = open_gates(aggregator(factors=factors, order=order))
     tokens_BTKD = torch.randn(3, 4, 5, 8)
     valid_BT = prefix_mask([4, 2, 1], 4)
     found_BTD = made(tokens_BTKD, valid_BT)
@@ -41,8 +43,11 @@ def test_padding_more_frames_changes_no_bit(factors: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("factors", [(0.5, 1.0), ()])
-def test_video_gives_the_same_alone_and_in_a_ragged_batch(factors: tuple[float, ...]) -> None:
-    made = open_gates(aggregator(factors=factors)).double()
+@pytest.mark.parametrize("order", ORDERS)
+def test_video_gives_the_same_alone_and_in_a_ragged_batch(
+    order: Order, factors: tuple[float, ...]
+) -> None:
+    made = open_gates(aggregator(factors=factors, order=order)).double()
     tokens_BTKD = torch.randn(3, 4, 5, 8, dtype=torch.float64)
     frames_BTD = made(tokens_BTKD, prefix_mask([4, 2, 1], 4))
     for b, length in enumerate([4, 2, 1]):

@@ -1,7 +1,17 @@
+import pytest
 import torch
 from torch import Tensor
 
-from muse.head.ordering import read_frames, reverse_sequences, scale_wise, valid_frames
+from muse.head.ordering import (
+    ORDERS,
+    Order,
+    frame_wise,
+    read_frames,
+    reverse_sequences,
+    scale_wise,
+    spatial_wise,
+    valid_frames,
+)
 
 CELLS = (2, 3)
 
@@ -90,3 +100,54 @@ def test_reversal_turns_each_sequence_within_its_own_length() -> None:
     assert turned_BLD[..., 0].tolist() == [[4, 3, 2, 1], [7, 6, 5, -1], [8, -2, -3, -4]]
     assert torch.equal(reverse_sequences(turned_BLD, torch.tensor([4, 3, 1])), tokens_BLD)
     assert torch.equal(reverse_sequences(tokens_BLD, None), tokens_BLD.flip(1))
+
+
+PATTERNS = (
+    [[1, 1, 1], [1, 1, 1]],
+    [[1, 1, 0], [1, 0, 1]],
+    [[0, 0, 1], [1, 1, 1]],
+    [[0, 0, 0], [1, 1, 0]],
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_frame_wise_is_frame_after_frame(pattern: list[list[int]]) -> None:
+    valid_BT = torch.tensor(pattern).bool()
+    class_BTD, scales = frames(2, 3)
+    sequence = frame_wise(class_BTD[valid_BT], [scale[valid_BT] for scale in scales], valid_BT)
+    for b in range(2):
+        wanted = []
+        for t in (t for t in range(3) if pattern[b][t]):
+            wanted.append(float(class_BTD[b, t, 0]))
+            wanted += [float(cell) for scale in scales for cell in scale[b, t, :, 0]]
+        assert sequence.tokens_BLD[b, : len(wanted), 0].tolist() == wanted
+        if sequence.length_B is not None:
+            assert int(sequence.length_B[b]) == len(wanted)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_spatial_wise_is_class_tokens_then_means_over_frames(pattern: list[list[int]]) -> None:
+    valid_BT = torch.tensor(pattern).bool()
+    class_BTD, scales = frames(2, 3)
+    sequence = spatial_wise(class_BTD[valid_BT], [scale[valid_BT] for scale in scales], valid_BT)
+    for b in range(2):
+        present = [t for t in range(3) if pattern[b][t]]
+        wanted = [float(class_BTD[b, t, 0]) for t in present]
+        for scale in scales:
+            for cell in range(scale.shape[2] if present else 0):
+                wanted.append(sum(float(scale[b, t, cell, 0]) for t in present) / len(present))
+        assert sequence.tokens_BLD[b, : len(wanted), 0].tolist() == pytest.approx(wanted)
+        if sequence.length_B is not None:
+            assert int(sequence.length_B[b]) == len(wanted)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", ORDERS)
+def test_each_order_reads_back_the_class_tokens_it_was_given(
+    name: Order, pattern: list[list[int]]
+) -> None:
+    valid_BT = torch.tensor(pattern).bool()
+    class_BTD, scales = frames(2, 3)
+    sequence = ORDERS[name](class_BTD[valid_BT], [scale[valid_BT] for scale in scales], valid_BT)
+    read_BTD = read_frames(sequence.tokens_BLD, sequence, valid_BT)
+    assert torch.equal(read_BTD, class_BTD * valid_BT[..., None])
