@@ -27,6 +27,18 @@ class OrderFlag(StrEnum):
     spatial = "spatial"
 
 
+class MixerFlag(StrEnum):
+    """Values of ``--mixer``."""
+
+    bimamba_v2 = "bimamba-v2"
+    bimamba_v1 = "bimamba-v1"
+    mamba = "mamba"
+    transformer = "transformer"
+    flash_attention = "flash-attention"
+    mamba_out = "mamba-out"
+    identity = "identity"
+
+
 class TrainPrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 
@@ -68,6 +80,9 @@ def train_head(
     order: Annotated[
         OrderFlag, typer.Option(help="muse: how the tokens of frames and scales follow each other.")
     ] = OrderFlag.scale,
+    mixer: Annotated[
+        MixerFlag, typer.Option(help="muse: what mixes the sequence in each block.")
+    ] = MixerFlag.bimamba_v2,
     dropout: Annotated[float, typer.Option(help="muse: of the last block.")] = 0.1,
     duplicates: Annotated[
         DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
@@ -97,6 +112,7 @@ def train_head(
         aggregator=aggregator.value,
         factors=_factors(factors),
         order=order.value,
+        mixer=mixer.value,
         depth=depth,
         dropout=dropout,
     )

@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from muse.errors import UsageError
-from muse.head.mixers import BiMamba
+from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.ordering import ORDERS, Order, read_frames, valid_frames
 from muse.head.pyramid import FeaturePyramid, cells_per_scale
 from muse.head.scan.select import ScanBackend
@@ -24,13 +24,15 @@ class ResMambaBlock(nn.Module):
     """x + W_g Drop(BiMamba(LN(x))) + b_g, MUSE sec. 3.4.
 
     The gate (W_g, b_g) starts at zero, so that a new head is mean pooling. The paper's appendix
-    puts the norm into the gate; this follows the published code, where it comes first.
+    puts the norm into the gate; this follows the published code, where it comes first. Another
+    mixer in BiMamba's place gives the other rows of the paper's table of mixers.
     """
 
     def __init__(
         self,
         dim: int,
         *,
+        mixer: Mixer = "bimamba-v2",
         d_state: int,
         d_conv: int,
         expand: int,
@@ -39,7 +41,8 @@ class ResMambaBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.mamba = BiMamba(dim, d_state=d_state, d_conv=d_conv, expand=expand, scan=scan)
+        # Named as in published weights, whatever it is.
+        self.mamba = new_mixer(mixer, dim, d_state=d_state, d_conv=d_conv, expand=expand, scan=scan)
         self.dropout = nn.Dropout(dropout)
         self.gate = nn.Linear(dim, dim)
         nn.init.zeros_(self.gate.weight)
@@ -63,6 +66,7 @@ class MuseAggregator(nn.Module):
         *,
         factors: Sequence[float],
         order: Order = "scale",
+        mixer: Mixer = "bimamba-v2",
         depth: int,
         dropout: float,
         d_state: int,
@@ -78,7 +82,13 @@ class MuseAggregator(nn.Module):
         rates = [dropout * block / max(1, depth - 1) for block in range(depth)]
         self.blocks = nn.ModuleList(
             ResMambaBlock(
-                dim, d_state=d_state, d_conv=d_conv, expand=expand, dropout=rate, scan=scan
+                dim,
+                mixer=mixer,
+                d_state=d_state,
+                d_conv=d_conv,
+                expand=expand,
+                dropout=rate,
+                scan=scan,
             )
             for rate in rates
         )

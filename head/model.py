@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator
+from muse.head.mixers.choice import Mixer
 from muse.head.ordering import Order
 from muse.head.pyramid import FACTORS
 from muse.head.scan.select import ScanBackend
@@ -26,7 +27,7 @@ Aggregator = Literal["muse", "seq-transf"]
 
 READ_BY_ALL = ("aggregator", "dim", "depth", "logit_scale_init")
 READ_BY: dict[Aggregator, tuple[str, ...]] = {
-    "muse": ("factors", "order", "dropout", "d_state", "d_conv", "expand"),
+    "muse": ("factors", "order", "mixer", "dropout", "d_state", "d_conv", "expand"),
     "seq-transf": ("max_frames",),
 }
 
@@ -49,6 +50,8 @@ class HeadConfig:
     (): the class tokens alone. Read by ``muse``."""
     order: Order = "scale"
     """How the tokens follow each other (`muse.head.ordering`). Read by ``muse``."""
+    mixer: Mixer = "bimamba-v2"
+    """What mixes the sequence in a block (`muse.head.mixers`). Read by ``muse``."""
     depth: int = 4
     """Residual BiMamba blocks, or layers of the transformer."""
     dropout: float = 0.1
@@ -67,11 +70,10 @@ class HeadConfig:
     Held at ln 100 or less, like the parameter."""
 
     def __post_init__(self) -> None:
-        if self.aggregator not in get_args(Aggregator):
-            choices = ", ".join(get_args(Aggregator))
-            raise UsageError(f"aggregator {self.aggregator!r}: choose one of {choices}")
-        if self.order not in get_args(Order):
-            raise UsageError(f"order {self.order!r}: choose one of {', '.join(get_args(Order))}")
+        for name, choice in (("aggregator", Aggregator), ("order", Order), ("mixer", Mixer)):
+            if getattr(self, name) not in get_args(choice):
+                choices = ", ".join(get_args(choice))
+                raise UsageError(f"{name} {getattr(self, name)!r}: choose one of {choices}")
         for name in ("dim", "depth", "d_state", "d_conv", "expand", "max_frames"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
@@ -157,6 +159,7 @@ def _new_aggregator(config: HeadConfig, scan: ScanBackend) -> nn.Module:
         config.dim,
         factors=config.factors,
         order=config.order,
+        mixer=config.mixer,
         depth=config.depth,
         dropout=config.dropout,
         d_state=config.d_state,

@@ -140,9 +140,9 @@ def test_config_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
 def test_unknown_head_setting_is_named(tmp_path: Path) -> None:
     make_run(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
-    content["head"]["mixer"] = "transformer"
+    content["head"]["colour"] = "transformer"
     (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="mixer"):
+    with pytest.raises(CheckpointError, match="colour"):
         read_config(tmp_path)
 
 

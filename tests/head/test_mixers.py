@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muse.head.mixers import BiMamba, causal_conv
+from muse.head.mixers.mamba import BiMamba, causal_conv
 from muse.head.scan.reference import selective_scan
 
 
