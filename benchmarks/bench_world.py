@@ -28,7 +28,8 @@ from torch import Tensor
 from muse.head.evaluate import MEAN_POOL, embed_split, open_head
 from muse.head.metrics import text_to_video_ranks, video_to_text_ranks
 from muse.head.model import HeadConfig, VideoEmbedder
-from muse.head.train import TrainConfig, paper_head, train
+from muse.head.train import paper_head, train
+from muse.head.train_config import TrainConfig
 from muse.pipeline.store import open_store
 
 FIRST_SEED = 42

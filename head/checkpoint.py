@@ -52,7 +52,7 @@ class RunConfig:
 
     head: HeadConfig
     train: dict[str, Any]
-    """The training's settings as JSON; `muse.head.train.TrainConfig` reads them."""
+    """The training's settings as JSON; `muse.head.train_config.TrainConfig` reads them."""
     store: StoreHeader
     """Of the store that the head was trained on."""
     view: str

@@ -26,7 +26,7 @@ from muse.head.devices import Precision as TrainPrecision
 from muse.head.loss import Duplicates
 from muse.head.model import Aggregator, HeadConfig
 from muse.head.scan.select import ScanBackend
-from muse.head.train import TrainConfig
+from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.encoders.setting import Precision

@@ -10,7 +10,8 @@ import pytest
 
 from muse.head.evaluate import evaluate, open_head
 from muse.head.model import HeadConfig
-from muse.head.train import TrainConfig, train
+from muse.head.train import train
+from muse.head.train_config import TrainConfig
 from muse.pipeline.exports.hdf5_writer import write_hdf5
 from muse.pipeline.store import open_store
 from tests.cli.conftest import Outcome
