@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from muse.head.evaluate import MEAN_POOL, embed_split, open_head
+from muse.head.head_config import HeadConfig, paper_head
 from muse.head.metrics import text_to_video_ranks, video_to_text_ranks
-from muse.head.model import HeadConfig, VideoEmbedder
-from muse.head.train import paper_head, train
+from muse.head.model import VideoEmbedder
+from muse.head.train import train
 from muse.head.train_config import TrainConfig
 from muse.pipeline.store import open_store
 

@@ -103,7 +103,8 @@ def train_head(
 ) -> None:
     """Train the MUSE head, or a baseline of it, on a feature store."""
     from muse.cli.progress import TrainReporter, interruptible
-    from muse.head.train import paper_head, train
+    from muse.head.head_config import paper_head
+    from muse.head.train import train
     from muse.head.train_config import TrainConfig
     from muse.pipeline.store import open_store
 
