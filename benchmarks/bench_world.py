@@ -46,6 +46,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "muse, read-out ends": {"readout": "ends"},
     "muse, read-out interleaved": {"readout": "interleaved"},
     "muse, read-out pool": {"readout": "pool"},
+    "muse, read-out max": {"readout": "max"},
     "muse, read-out attend": {"readout": "attend"},
     "muse, read-out attend, no blocks": {"readout": "attend", "depth": 0},
 }
