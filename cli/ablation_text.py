@@ -12,7 +12,7 @@ from muse.cli.seeds import seeds_text, spread_text
 if TYPE_CHECKING:
     from muse.cli.train_head import AskedTraining
     from muse.head.ablation import Outcome, RowResult
-    from muse.head.model import HeadConfig
+    from muse.head.head_config import HeadConfig
     from muse.head.paper_tables import PaperNumbers, PaperTable
     from muse.head.spread import Spread
 

@@ -17,7 +17,7 @@ from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, Vi
 from muse.errors import UsageError
 
 if TYPE_CHECKING:
-    from muse.head.model import HeadConfig
+    from muse.head.head_config import HeadConfig
     from muse.head.train_config import TrainConfig
     from muse.pipeline.store import FeatureStore
 
@@ -133,7 +133,7 @@ def asked_training(
     ] = False,
 ) -> AskedTraining:
     """Train the MUSE head, or a baseline of it, on a feature store."""
-    from muse.head.train import paper_head
+    from muse.head.head_config import paper_head
     from muse.head.train_config import TrainConfig
     from muse.pipeline.store import open_store
 

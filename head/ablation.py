@@ -21,7 +21,7 @@ from muse.errors import (
     StoreError,
     UsageError,
 )
-from muse.head.model import HeadConfig
+from muse.head.head_config import HeadConfig
 from muse.head.paper_tables import PaperRow, PaperTable
 from muse.head.seeds import SeedResult, spreads, spreads_json, train_seed
 from muse.head.spread import Spread, paired_difference

@@ -1,57 +1,28 @@
 """MUSE: all tokens of a video's frames -> one refined embedding a frame.
 
-Pyramid, scale-wise sequence, a few gated residual BiMamba blocks, and the class tokens read out
-again. Knows nothing of text, of similarity or of training.
+Pyramid, one sequence, a few gated residual BiMamba blocks, and the frames read out of it. Knows
+nothing of text, of similarity or of training.
 """
 
 # Legend: B videos, T frames, F valid frames of all videos, K = 1 + P tokens a frame, P = G * G
 # patches, L tokens in the scan, D width.
 
 import math
-from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from muse.errors import UsageError
-from muse.head.mixers.choice import Mixer, new_mixer
-from muse.head.ordering import ORDERS, Order, read_frames, valid_frames
+from muse.head.head_config import HeadConfig
+from muse.head.mixers.choice import new_mixer
+from muse.head.ordering import ORDERS, TokenSequence, valid_frames
 from muse.head.pyramid import FeaturePyramid, cells_per_scale
+from muse.head.readout import class_tokens_of, new_readout
+from muse.head.residual import ResMambaBlock
 from muse.head.scan.select import ScanBackend
 
-
-class ResMambaBlock(nn.Module):
-    """x + W_g Drop(BiMamba(LN(x))) + b_g, MUSE sec. 3.4.
-
-    The gate (W_g, b_g) starts at zero, so that a new head is mean pooling. The paper's appendix
-    puts the norm into the gate; this follows the published code, where it comes first. Another
-    mixer in BiMamba's place gives the other rows of the paper's table of mixers.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        mixer: Mixer = "bimamba-v2",
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        dropout: float,
-        scan: ScanBackend = "auto",
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        # Named as in published weights, whatever it is.
-        self.mamba = new_mixer(mixer, dim, d_state=d_state, d_conv=d_conv, expand=expand, scan=scan)
-        self.dropout = nn.Dropout(dropout)
-        self.gate = nn.Linear(dim, dim)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
-
-    def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); ``length_B`` as `BiMamba.forward` takes it."""
-        mixed_BLD = self.mamba(self.norm(tokens_BLD), length_B)
-        return tokens_BLD + cast(Tensor, self.gate(self.dropout(mixed_BLD)))
+NORMAL_INIT_STD = 0.02  # of BERT, which CLIP4Clip and the published code took over
 
 
 class MuseAggregator(nn.Module):
@@ -60,45 +31,29 @@ class MuseAggregator(nn.Module):
     Without factors the sequence is the class tokens alone, and no patch is read.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        factors: Sequence[float],
-        order: Order = "scale",
-        mixer: Mixer = "bimamba-v2",
-        depth: int,
-        dropout: float,
-        d_state: int,
-        d_conv: int,
-        expand: int,
-        scan: ScanBackend = "auto",
-    ) -> None:
+    def __init__(self, config: HeadConfig, *, scan: ScanBackend = "auto") -> None:
         super().__init__()
-        self.factors = tuple(factors)
-        self.order = ORDERS[order]
-        self.pyramid = FeaturePyramid(dim, factors)
-        # Dropout grows linearly from 0 at the first block to its full rate at the last.
-        rates = [dropout * block / max(1, depth - 1) for block in range(depth)]
+        self.config = config
+        # Without a block or attention nothing reads the cells.
+        reads_cells = config.depth > 0 or config.readout == "attend"
+        self.factors = config.factors if reads_cells else ()
+        self.pyramid = FeaturePyramid(config.dim, self.factors)
+        if config.pyramid == "frozen":
+            self.pyramid.requires_grad_(requires_grad=False)
         self.blocks = nn.ModuleList(
-            ResMambaBlock(
-                dim,
-                mixer=mixer,
-                d_state=d_state,
-                d_conv=d_conv,
-                expand=expand,
-                dropout=rate,
-                scan=scan,
-            )
-            for rate in rates
+            _new_block(config, place, scan) for place in range(config.depth)
         )
+        self.readout = new_readout(config.readout, config.dim)
+        if config.init == "normal":
+            self.blocks.apply(_init_normal)
 
     def forward(self, tokens_BTKD: Tensor, valid_BT: Tensor) -> Tensor:
         """The frames after all of them have been seen.
 
         Args:
             tokens_BTKD: (B, T, K, D), class token first, not normalised.
-            valid_BT: (B, T) bool, False for padding, whose tokens are never read.
+            valid_BT: (B, T) bool, False for padding, whose tokens are read only where the head
+                was made to scan them.
 
         Returns:
             (B, T, D), zeros where a frame is padding.
@@ -107,12 +62,26 @@ class MuseAggregator(nn.Module):
             UsageError: If there are factors, and K - 1 is no square or the grid is too small for
                 one of them.
         """
+        return self.frames_of(self.sequence_of(tokens_BTKD, valid_BT), valid_BT)
+
+    def sequence_of(self, tokens_BTKD: Tensor, valid_BT: Tensor) -> TokenSequence:
+        """What the first block is given; the arguments are those of `forward`."""
+        if self.config.padding == "scanned":
+            valid_BT = torch.ones_like(valid_BT)
         frames_FKD = valid_frames(tokens_BTKD, valid_BT)
-        sequence = self.order(frames_FKD[:, 0], self._scales(frames_FKD), valid_BT)
+        return ORDERS[self.config.order](
+            frames_FKD[:, 0],
+            self._scales(frames_FKD),
+            valid_BT,
+            class_tokens_of(self.config.readout),
+        )
+
+    def frames_of(self, sequence: TokenSequence, valid_BT: Tensor) -> Tensor:
+        """(B, T, D) of a sequence of `sequence_of`."""
         tokens_BLD = sequence.tokens_BLD
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, sequence.length_B)
-        return read_frames(tokens_BLD, sequence, valid_BT)
+        return cast(Tensor, self.readout(tokens_BLD, sequence, valid_BT))
 
     def _scales(self, frames_FKD: Tensor) -> list[Tensor]:
         """The patches' tokens at each scale, (F, S, D) each."""
@@ -137,3 +106,29 @@ def patch_grid(tokens_per_frame: int) -> int:
             f"{tokens_per_frame} tokens a frame: expected one class token and a square of patches"
         )
     return grid
+
+
+def _new_block(config: HeadConfig, place: int, scan: ScanBackend) -> ResMambaBlock:
+    """Dropout grows linearly from 0 at the first block to its full rate at the last."""
+    mixer = new_mixer(
+        config.mixer,
+        config.dim,
+        d_state=config.d_state,
+        d_conv=config.d_conv,
+        expand=config.expand,
+        scan=scan,
+    )
+    rate = config.dropout * place / max(1, config.depth - 1)
+    return ResMambaBlock(config.dim, mixer, dropout=rate, residual=config.residual)
+
+
+def _init_normal(module: nn.Module) -> None:
+    """The initialiser that the published code runs over a finished model.
+
+    It overwrites Mamba's own weights: with a bias of 0, Δ is softplus(0) = 0.693 in every channel,
+    and a state fades by half to 2^-16 from one token to the next.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=NORMAL_INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -28,7 +28,8 @@ from torch import Tensor
 
 import muse
 from muse.errors import CheckpointError, IncompatibleStoreError, StoreError, UsageError
-from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.head_config import HeadConfig
+from muse.head.model import RetrievalHead
 from muse.head.scan.select import ScanBackend
 from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore

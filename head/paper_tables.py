@@ -33,7 +33,7 @@ class PaperRow:
     label: str
     """As tables print it."""
     changes: Mapping[str, Any]
-    """Fields of `muse.head.model.HeadConfig` and their values."""
+    """Fields of `muse.head.head_config.HeadConfig` and their values."""
     paper: PaperNumbers | None = None
 
     @property
@@ -136,6 +136,8 @@ _TABLES: dict[str, PaperTable] = {
         title="the sum around each block",
         rows=(
             PaperRow(label="with", changes={"residual": "gated"}, paper=_paper(44.8)),
+            # The paper's row may be this one too: it does not say what became of the gate.
+            PaperRow(label="with, but no gate", changes={"residual": "plain"}),
             PaperRow(label="without", changes={"residual": "none"}, paper=_paper(43.9)),
         ),
         default="with",

@@ -24,7 +24,7 @@ from muse.head.checkpoint import CONFIG_FILE, HEAD_FILE, is_run, load_head, repl
 from muse.head.data import select_split
 from muse.head.devices import resolve_device
 from muse.head.evaluate import VIDEOS_AT_A_TIME, evaluate
-from muse.head.model import HeadConfig
+from muse.head.head_config import HeadConfig
 from muse.head.run_log import read_log
 from muse.head.scan.select import resolve_backend
 from muse.head.spread import Spread, spread_of

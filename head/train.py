@@ -37,13 +37,13 @@ from muse.head.data import (
     select_split,
 )
 from muse.head.devices import Precision, resolve_device, resolve_precision
+from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
-from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.train_config import VIDEOS_AT_ONCE, TrainConfig
-from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -85,15 +85,6 @@ class TrainSummary:
     """What ran, never ``auto``."""
     scan: ScanBackend
     """The backend that ran, never ``auto``."""
-
-
-def paper_head(header: StoreHeader) -> HeadConfig:
-    """MUSE's head for a store: its width, most frames, and the encoder's own temperature."""
-    return HeadConfig(
-        dim=header.encoder.dim,
-        logit_scale_init=header.encoder.logit_scale,
-        max_frames=header.sampling.num_frames,
-    )
 
 
 def train(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from muse.head.evaluate import RetrievalReport, evaluate, open_head
-from muse.head.train import paper_head, train
+from muse.head.head_config import paper_head
+from muse.head.train import train
 from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import list_benchmark
 from muse.pipeline.extract import ExtractConfig, extract

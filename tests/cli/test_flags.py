@@ -23,8 +23,8 @@ from muse.cli.train_head import (
     train_head,
 )
 from muse.head.devices import Precision as TrainPrecision
+from muse.head.head_config import Aggregator, HeadConfig
 from muse.head.loss import Duplicates
-from muse.head.model import Aggregator, HeadConfig
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks

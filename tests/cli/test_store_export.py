@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from muse.head.evaluate import evaluate, open_head
-from muse.head.model import HeadConfig
+from muse.head.head_config import HeadConfig
 from muse.head.train import train
 from muse.head.train_config import TrainConfig
 from muse.pipeline.exports.hdf5_writer import write_hdf5

@@ -19,7 +19,8 @@ from muse.head.checkpoint import (
     write_config,
     write_state,
 )
-from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.head_config import HeadConfig
+from muse.head.model import RetrievalHead
 
 HEAD = HeadConfig(dim=16, factors=(1.0,), depth=1, d_state=2)
 BASELINES = (

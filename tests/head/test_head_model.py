@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from muse.errors import UsageError
-from muse.head.model import (
-    READ_BY,
-    READ_BY_ALL,
-    Aggregator,
-    HeadConfig,
-    MeanPoolHead,
-    RetrievalHead,
-)
+from muse.head.head_config import READ_BY, READ_BY_ALL, Aggregator, HeadConfig
+from muse.head.model import MeanPoolHead, RetrievalHead
 
 
 def test_mean_pool_is_the_mean_of_normalised_valid_class_tokens() -> None:
@@ -43,11 +37,25 @@ def test_new_head_is_mean_pooling(changes: dict) -> None:
     )
 
 
-def test_default_head_has_the_published_parameters() -> None:
+@pytest.mark.parametrize(
+    ("dim", "pyramid", "block"), [(512, 8_267_008, 1_171_968), (768, 18_593_664, 2_593_536)]
+)
+def test_default_head_has_the_published_parameters(dim: int, pyramid: int, block: int) -> None:
     with torch.device("meta"):
-        head = RetrievalHead(HeadConfig(dim=512))
+        head = RetrievalHead(HeadConfig(dim=dim))
     count = sum(parameter.numel() for parameter in head.parameters())
-    assert count == 8_267_008 + 4 * 1_171_968 + 1
+    assert count == pyramid + 4 * block + 1
+
+
+@pytest.mark.parametrize("factors", [(), (0.5, 1.0)])
+def test_a_head_without_blocks_is_mean_pooling_and_trains_the_temperature(
+    factors: tuple[float, ...],
+) -> None:
+    head = RetrievalHead(HeadConfig(dim=8, depth=0, factors=factors))
+    assert [name for name, _ in head.named_parameters()] == ["logit_scale"]
+    tokens_BTKD, valid_BT = torch.randn(2, 3, 5, 8), torch.ones(2, 3).bool()
+    wanted_BD = MeanPoolHead().embed_videos(tokens_BTKD, valid_BT)
+    torch.testing.assert_close(head.embed_videos(tokens_BTKD, valid_BT), wanted_BD)
 
 
 def test_head_is_named_after_its_aggregator() -> None:
@@ -100,7 +108,7 @@ def test_tokens_of_another_width_are_refused() -> None:
     ("changes", "message"),
     [
         ({"dim": 0}, "dim 0: at least 1"),
-        ({"depth": 0}, "depth 0"),
+        ({"depth": -1}, "depth -1: at least 0"),
         ({"aggregator": "lstm"}, "'lstm': choose one of muse, seq-transf"),
         ({"factors": (1.0, 1.0)}, "each scale once"),
         ({"factors": (3.0,)}, "factor 3.0: choose from"),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muse.head.aggregator import MuseAggregator
+from muse.head.head_config import HeadConfig
 from muse.head.mixers.attention import Attention
 from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.mixers.gated_conv import GatedConv
@@ -58,9 +59,8 @@ def test_gradient_reaches_every_parameter(name: Mixer) -> None:
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_new_head_returns_the_class_tokens_whatever_mixes(name: Mixer) -> None:
-    made = MuseAggregator(
-        8, factors=(1.0,), mixer=name, depth=2, dropout=0.1, d_state=4, d_conv=4, expand=1
-    )
+    config = HeadConfig(dim=8, factors=(1.0,), mixer=name, depth=2, d_state=4)
+    made = MuseAggregator(config)
     given_BTKD = torch.randn(2, 3, 5, 8)
     frames_BTD = made.eval()(given_BTKD, torch.ones(2, 3, dtype=torch.bool))
     assert torch.equal(frames_BTD, given_BTKD[:, :, 0])

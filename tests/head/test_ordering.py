@@ -1,9 +1,12 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from muse.head.ordering import (
     ORDERS,
+    ClassTokens,
     Order,
     frame_wise,
     read_frames,
@@ -142,12 +145,50 @@ def test_spatial_wise_is_class_tokens_then_means_over_frames(pattern: list[list[
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("class_tokens", get_args(ClassTokens))
 @pytest.mark.parametrize("name", ORDERS)
 def test_each_order_reads_back_the_class_tokens_it_was_given(
-    name: Order, pattern: list[list[int]]
+    name: Order, class_tokens: ClassTokens, pattern: list[list[int]]
 ) -> None:
     valid_BT = torch.tensor(pattern).bool()
     class_BTD, scales = frames(2, 3)
-    sequence = ORDERS[name](class_BTD[valid_BT], [scale[valid_BT] for scale in scales], valid_BT)
+    sequence = ORDERS[name](
+        class_BTD[valid_BT], [scale[valid_BT] for scale in scales], valid_BT, class_tokens
+    )
     read_BTD = read_frames(sequence.tokens_BLD, sequence, valid_BT)
     assert torch.equal(read_BTD, class_BTD * valid_BT[..., None])
+
+
+SMALL = (["c1", "c2"], [["a1", "a2"], ["b1", "b2"]])  # two frames, two scales of a cell each
+WITH_COPIES = {
+    ("scale", "ends"): "c1 c2 a1 a2 b1 b2 c1 c2",
+    ("scale", "interleaved"): "c1 c2 a1 c1 a2 c2 b1 c1 b2 c2",
+    ("frame", "ends"): "c1 a1 b1 c1 c2 a2 b2 c2",
+    ("frame", "interleaved"): "c1 a1 c1 b1 c1 c2 a2 c2 b2 c2",
+    ("spatial", "ends"): "c1 c2 a b c1 c2",
+    ("spatial", "interleaved"): "c1 c2 a c1 c2 b c1 c2",
+}
+VALUES = {"c1": 1, "c2": 2, "a1": 10, "a2": 20, "a": 15, "b1": 100, "b2": 200, "b": 150}
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize(("name", "class_tokens"), WITH_COPIES)
+def test_class_tokens_stand_where_they_are_repeated(
+    name: Order, class_tokens: ClassTokens, is_padded: bool
+) -> None:
+    valid_BT = torch.tensor([[True, False, True] if is_padded else [True, True]])
+    class_F1 = torch.tensor([[VALUES[token]] for token in SMALL[0]]).float()
+    scales = [torch.tensor([[[VALUES[cell]]] for cell in scale]).float() for scale in SMALL[1]]
+    sequence = ORDERS[name](class_F1, scales, valid_BT, class_tokens)
+    wanted = [VALUES[token] for token in WITH_COPIES[name, class_tokens].split()]
+    assert sequence.tokens_BLD[0, :, 0].tolist() == wanted
+
+
+@pytest.mark.parametrize("class_tokens", ["ends", "interleaved"])
+def test_without_scales_there_is_nothing_to_repeat_class_tokens_behind(
+    class_tokens: ClassTokens,
+) -> None:
+    valid_BT = torch.ones(1, 2).bool()
+    for order_tokens in ORDERS.values():
+        sequence = order_tokens(torch.tensor([[1.0], [2.0]]), [], valid_BT, class_tokens)
+        assert sequence.tokens_BLD[0, :, 0].tolist() == [1, 2]

@@ -19,9 +19,10 @@ from muse.errors import (
 )
 from muse.head import learner as learner_module
 from muse.head.evaluate import evaluate, open_head
-from muse.head.model import HeadConfig, MeanPoolHead, RetrievalHead
+from muse.head.head_config import HeadConfig, paper_head
+from muse.head.model import MeanPoolHead, RetrievalHead
 from muse.head.optimizer import HeadOptimizer, has_weight_decay, scheduled_rate
-from muse.head.train import StepReport, paper_head, train
+from muse.head.train import StepReport, train
 from muse.head.train_config import TrainConfig
 
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=2, d_state=4, dropout=0.5)
