@@ -48,7 +48,7 @@ class SeedResult:
     run: Path
     num_parameters: int
     training_seconds: float
-    """Of all steps, reading and checkpoints included; over all attempts."""
+    """Of all steps, reading and checkpoints included; a step that ran twice counts once."""
     step_milliseconds: float
     """Median of the steps after the first few, reading included."""
     peak_memory_bytes: int | None
