@@ -152,7 +152,7 @@ def test_no_memory_to_evaluate_is_one_line_and_the_training_is_kept(
     store = _store()
     with monkeypatch.context() as patch:
         patch.setattr(seeds, "evaluate", evaluate)
-        with pytest.raises(MuseError, match="ran out of memory when .*seed-42 was evaluated"):
+        with pytest.raises(MuseError, match=r"ran out of memory when .*seed-42 was evaluated"):
             _train(store, tmp_path, 42)
     result, steps = _train(store, tmp_path, 42)
     assert (result.report["split"], steps) == ("test", [])
