@@ -156,3 +156,11 @@ def test_no_memory_to_evaluate_is_one_line_and_the_training_is_kept(
             _train(store, tmp_path, 42)
     result, steps = _train(store, tmp_path, 42)
     assert (result.report["split"], steps) == ("test", [])
+
+
+@pytest.mark.gpu
+def test_memory_is_measured_on_a_gpu(cuda: torch.device, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, device="cuda")
+    result = train_seed(_store(), tmp_path, config=config, head=HEAD, split="test")
+    assert result.peak_memory_bytes is not None
+    assert result.peak_memory_bytes > 4 * 2 * result.num_parameters  # Adam's moments at least
