@@ -42,11 +42,19 @@ SCALES: dict[str, tuple[float, ...]] = {
     "14, 7, 3": (2.0, 1.0, 0.5),
     "none": (),
 }
+CHANGES: dict[str, dict[str, Any]] = {
+    "muse, read-out ends": {"readout": "ends"},
+    "muse, read-out interleaved": {"readout": "interleaved"},
+    "muse, read-out pool": {"readout": "pool"},
+    "muse, read-out attend": {"readout": "attend"},
+    "muse, read-out attend, no blocks": {"readout": "attend", "depth": 0},
+}
 ARMS = (
     MEAN_POOL,
     "seq-transf",
     "seq-transf, lr 1e-4",
     *(f"muse, scales {name}" for name in SCALES),
+    *CHANGES,
 )
 
 
@@ -71,6 +79,8 @@ def settings_of(arm: str, base: HeadConfig, seed: int) -> tuple[HeadConfig, Trai
     if arm.startswith("seq-transf"):
         lr = 1e-4 if arm.endswith("lr 1e-4") else config.lr
         return replace(base, aggregator="seq-transf"), replace(config, lr=lr)
+    if arm in CHANGES:
+        return replace(base, **CHANGES[arm]), config
     return replace(base, factors=SCALES[arm.removeprefix("muse, scales ")]), config
 
 

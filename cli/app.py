@@ -2,7 +2,8 @@
 
 Only typer is imported at the top, and each command loads its stage when it runs, so that
 ``muse --help`` is quick. Exit codes: 0 done; 1 an error of ours, one line on stderr; 2 wrong usage;
-3 finished, and some videos failed. Anything else is a bug and shows its traceback.
+3 finished, and some videos failed, or some runs of ``ablate``. Anything else is a bug and shows its
+traceback.
 """
 
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 import muse
+from muse.cli.ablate import CONTEXT, USAGE, ablate
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
 from muse.cli.head import influence
@@ -42,6 +44,7 @@ world_app = typer.Typer(
 app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
+app.command(context_settings=CONTEXT, options_metavar=USAGE)(ablate)
 app.command()(search)
 app.add_typer(store_app, name="store")
 app.add_typer(head_app, name="head")
