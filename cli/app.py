@@ -2,7 +2,8 @@
 
 Only typer is imported at the top, and each command loads its stage when it runs, so that
 ``muse --help`` is quick. Exit codes: 0 done; 1 an error of ours, one line on stderr; 2 wrong usage;
-3 finished, and some videos failed. Anything else is a bug and shows its traceback.
+3 finished, and some videos failed, or some runs of ``ablate``. Anything else is a bug and shows its
+traceback.
 """
 
 import sys
@@ -11,8 +12,10 @@ from typing import Annotated
 import typer
 
 import muse
+from muse.cli.ablate import CONTEXT, USAGE, ablate
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
+from muse.cli.head import influence
 from muse.cli.search import search
 from muse.cli.store import errors, info
 from muse.cli.store_check import diff, verify
@@ -34,16 +37,20 @@ app = typer.Typer(
 store_app = typer.Typer(
     help="Look at, check, compare and export a feature store.", no_args_is_help=True
 )
+head_app = typer.Typer(help="Look into a trained head.", no_args_is_help=True)
 world_app = typer.Typer(
     help="Videos with known answers, to try everything on.", no_args_is_help=True
 )
 app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
+app.command(context_settings=CONTEXT, options_metavar=USAGE)(ablate)
 app.command()(search)
 app.add_typer(store_app, name="store")
+app.add_typer(head_app, name="head")
 app.add_typer(world_app, name="world")
 world_app.command("make")(make)
+head_app.command("influence")(influence)
 store_app.command("info")(info)
 store_app.command("errors")(errors)
 store_app.command("verify")(verify)
@@ -65,6 +72,11 @@ def main() -> None:
 @world_app.callback()
 def _world() -> None:
     """Keeps ``make`` a word of its own: typer drops it where it is a group's only command."""
+
+
+@head_app.callback()
+def _head() -> None:
+    """Keeps ``influence`` a word of its own, as above."""
 
 
 @app.callback(invoke_without_command=True)

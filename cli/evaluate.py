@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,22 +50,31 @@ def evaluate(
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
-    from muse.cli.report import print_line, print_note
+    from muse.cli.report import print_line
     from muse.errors import UsageError
+    from muse.head.seeds import seed_runs
 
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
+    runs = seed_runs(Path(head))
+    if runs and html_file is not None:
+        raise UsageError(
+            f"--html {html_file}: a page is about one run, and {head} holds {len(runs)}, one a "
+            f"seed. Name one, such as --head {next(iter(runs.values()))}."
+        )
     opened = [
         _open(store, name, view=view, device=device, scan=scan)
-        for name in (head, against)
+        for name in (*(map(str, runs.values()) if runs else (head,)), against)
         if name is not None
     ]
+    if runs:
+        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, json_file)
+        return
     evaluated = _evaluate(opened[0], split)
     _print(evaluated.report)
-    if _trained_on(head, split):
-        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
+    _note_training(head, split)
     if json_file is not None:
-        _write(json_file, evaluated.report)
+        _write(json_file, evaluated.report.as_json())
     if html_file is not None:
         _write_page(html_file, [evaluated, *(_evaluate(other, split) for other in opened[1:])])
         print_line(f"report: {html_file}")
@@ -112,6 +121,26 @@ def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
     report = report_of(opened.store, embedded, head_name=opened.name)
     return _Evaluated(store=opened.store, embedded=embedded, report=report)
+
+
+def _evaluate_seeds(opened: "dict[int, _OpenedHead]", split: str, json_file: Path | None) -> None:
+    """Mean and standard deviation over the runs of a folder of seeds."""
+    from muse.cli.seeds import print_seeds
+    from muse.head.seeds import spreads_json
+
+    reports = {seed: _evaluate(head, split).report.as_json() for seed, head in opened.items()}
+    print_seeds(reports)
+    _note_training(next(iter(opened.values())).name, split)
+    if json_file is not None:
+        seeds = [{"seed": seed, "report": report} for seed, report in reports.items()]
+        _write(json_file, {"spread": spreads_json(list(reports.values())), "seeds": seeds})
+
+
+def _note_training(head: str, split: str) -> None:
+    from muse.cli.report import print_note
+
+    if _trained_on(head, split):
+        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
 
 
 def _print(report: "RetrievalReport") -> None:
@@ -200,11 +229,11 @@ def _trained_on(head: str, split: str) -> bool:
     return trained == split or "all" in (trained, split)
 
 
-def _write(file: Path, report: "RetrievalReport") -> None:
+def _write(file: Path, content: dict[str, Any]) -> None:
     from muse.errors import UsageError
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--json {file}: can't be written ({error.strerror}).") from error

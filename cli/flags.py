@@ -48,10 +48,15 @@ ViewOption = Annotated[
 
 def open_for_head(store: str, head: str, view: ViewFlag | None) -> "FeatureStore":
     """The store, reading the view that was named, or else the one that the head was trained on."""
+    from muse.errors import UsageError
     from muse.head.checkpoint import read_config
     from muse.head.evaluate import MEAN_POOL
+    from muse.head.seeds import seed_runs
     from muse.pipeline.store import open_store
 
+    runs = list(seed_runs(Path(head)).values())
+    if runs:
+        raise UsageError(f"{head}: {len(runs)} runs, one a seed. Name one, such as {runs[0]}.")
     if view is not None:
         return open_store(store, view=view.value)
     return open_store(store, view=None if head == MEAN_POOL else read_config(Path(head)).view)

@@ -146,9 +146,9 @@ class ExtractReporter:
 class TrainReporter:
     """What ``muse train-head`` shows while it runs and when it is done."""
 
-    def __init__(self, *, json_lines: bool) -> None:
+    def __init__(self, *, json_lines: bool, title: str = "train") -> None:
         self._json_lines = json_lines
-        self._line = _Line("train")
+        self._line = _Line(title)
         self._started = time.monotonic()
         self._last: StepReport | None = None
 

@@ -1,15 +1,25 @@
-"""``muse train-head``: flags to a `TrainConfig` and a `HeadConfig`."""
+"""``muse train-head``: flags to a `TrainConfig` and a `HeadConfig`, once or for several seeds.
+
+The flags are those of `asked_training`, which ``muse ablate`` reads too.
+"""
 
 import dataclasses
+import functools
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
 from muse.errors import UsageError
+
+if TYPE_CHECKING:
+    from muse.head.head_config import HeadConfig
+    from muse.head.train_config import TrainConfig
+    from muse.pipeline.store import FeatureStore
 
 
 class AggregatorFlag(StrEnum):
@@ -54,7 +64,22 @@ class DuplicatesFlag(StrEnum):
     negatives = "negatives"
 
 
-def train_head(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedTraining:
+    """What the flags ask for."""
+
+    store: "FeatureStore"
+    out: Path
+    head: "HeadConfig"
+    config: "TrainConfig"
+    num_seeds: int | None
+    """None: one run, whose folder is ``out`` itself."""
+    evaluate_on: str | None
+    json_lines: bool
+
+
+# Its docstring is the command's help: `train_head` takes both over.
+def asked_training(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run, made or continued.")],
     split: Annotated[
@@ -97,14 +122,18 @@ def train_head(
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between checkpoints, beside each epoch's.")
     ] = 500,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs, from --seed on: OUT/seed-42, … and their mean.")
+    ] = None,
+    evaluate_on: Annotated[
+        str | None, typer.Option(help="With --seeds: split to evaluate each on, else test.")
+    ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
     ] = False,
-) -> None:
+) -> AskedTraining:
     """Train the MUSE head, or a baseline of it, on a feature store."""
-    from muse.cli.progress import TrainReporter, interruptible
     from muse.head.head_config import paper_head
-    from muse.head.train import train
     from muse.head.train_config import TrainConfig
     from muse.pipeline.store import open_store
 
@@ -133,9 +162,41 @@ def train_head(
         scan=scan.value,
         checkpoint_every=checkpoint_every,
     )
-    with interruptible(), TrainReporter(json_lines=json_lines) as reporter:
+    return AskedTraining(
+        store=opened,
+        out=out,
+        head=head,
+        config=config,
+        num_seeds=seeds,
+        evaluate_on=evaluate_on,
+        json_lines=json_lines,
+    )
+
+
+@functools.wraps(asked_training)
+def train_head(**flags: Any) -> None:
+    """Trains what the flags ask for."""
+    from muse.cli.progress import TrainReporter, interruptible
+    from muse.cli.seeds import train_seeds
+    from muse.head.train import train
+
+    asked = asked_training(**flags)
+    if asked.num_seeds is not None:
+        train_seeds(asked, num_seeds=asked.num_seeds)
+        return
+    if asked.evaluate_on is not None:
+        raise UsageError(
+            f"--evaluate-on {asked.evaluate_on}: goes with --seeds. "
+            "`muse evaluate STORE --head OUT` evaluates one run."
+        )
+    with interruptible(), TrainReporter(json_lines=asked.json_lines) as reporter:
         summary = train(
-            opened, out, config=config, head=head, command=sys.argv, on_step=reporter.update
+            asked.store,
+            asked.out,
+            config=asked.config,
+            head=asked.head,
+            command=sys.argv,
+            on_step=reporter.update,
         )
     reporter.finish(summary)
 

@@ -18,7 +18,7 @@ from muse.head.head_config import HeadConfig
 from muse.head.mixers.choice import new_mixer
 from muse.head.ordering import ORDERS, TokenSequence, valid_frames
 from muse.head.pyramid import FeaturePyramid, cells_per_scale
-from muse.head.readout import class_tokens_of, new_readout
+from muse.head.readout import READS_CELLS, class_tokens_of, new_readout
 from muse.head.residual import ResMambaBlock
 from muse.head.scan.select import ScanBackend
 
@@ -34,8 +34,8 @@ class MuseAggregator(nn.Module):
     def __init__(self, config: HeadConfig, *, scan: ScanBackend = "auto") -> None:
         super().__init__()
         self.config = config
-        # Without a block or attention nothing reads the cells.
-        reads_cells = config.depth > 0 or config.readout == "attend"
+        # Without a block most read-outs never see the cells.
+        reads_cells = config.depth > 0 or config.readout in READS_CELLS
         self.factors = config.factors if reads_cells else ()
         self.pyramid = FeaturePyramid(config.dim, self.factors)
         if config.pyramid == "frozen":

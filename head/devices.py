@@ -32,6 +32,11 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
+def device_name(device: torch.device) -> str:
+    """``cpu``, or what the maker calls the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """``fp32`` or ``bf16``; ``auto`` is bf16 on CUDA and fp32 elsewhere.
 

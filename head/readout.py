@@ -3,8 +3,9 @@
 ``class``, the paper's: the class tokens, where the order put them. At initialisation they hardly
 feel the scales (docs/adr/0015). The others must: ``ends`` and ``interleaved`` repeat the class
 tokens behind the cells and read the mean of their places; ``pool`` adds what the blocks changed
-in the mean over all places; ``attend`` lets each frame's class token look at every place. In each
-of them a new head with zero gates is mean pooling. Knows nothing of orders or blocks.
+in the mean over all places; ``max`` adds the strongest of each feature over all places;
+``attend`` lets each frame's class token look at every place. In each of them a new head with zero
+gates is mean pooling. Knows nothing of orders or blocks.
 """
 
 # Legend: B videos, T frames, L tokens of the longest sequence, D width, H heads, d width of a head.
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from muse.head.ordering import ClassTokens, TokenSequence, read_frames
 
-Readout = Literal["class", "ends", "interleaved", "pool", "attend"]
+Readout = Literal["class", "ends", "interleaved", "pool", "max", "attend"]
+READS_CELLS: tuple[Readout, ...] = ("max", "attend")
+"""Those that read cells even where no block mixes them into the class tokens."""
 
 HEAD_WIDTH = 64  # as CLIP's
 
@@ -60,6 +63,31 @@ class PoolReadout(nn.Module):
         return (frames_BTD + mean_BD[:, None]).masked_fill(~valid_BT[..., None], 0.0)
 
 
+class MaxReadout(nn.Module):
+    """Class tokens, plus what the largest value of each feature in the video's sequence says.
+
+    A linear layer makes the features and a linear layer reads them; the latter starts at zero.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token_norm = nn.LayerNorm(dim)
+        self.feature = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, outputs_BLD: Tensor, sequence: TokenSequence, valid_BT: Tensor) -> Tensor:
+        """(B, T, D) frames; the arguments are those of `ClassReadout.forward`."""
+        frames_BTD = read_frames(outputs_BLD, sequence, valid_BT)
+        features_BLD = self.feature(self.token_norm(outputs_BLD))
+        if sequence.length_B is not None:
+            seen_BL = _seen(sequence.length_B.clamp_min(1), outputs_BLD.shape[1])
+            features_BLD = features_BLD.masked_fill(~seen_BL[..., None], -torch.inf)
+        found_BD = self.out_proj(features_BLD.amax(1))
+        return (frames_BTD + found_BD[:, None]).masked_fill(~valid_BT[..., None], 0.0)
+
+
 class AttendReadout(nn.Module):
     """Each frame's class token attends to its video's whole sequence, and adds what it finds.
 
@@ -99,9 +127,9 @@ class AttendReadout(nn.Module):
 
 
 def new_readout(readout: Readout, dim: int) -> nn.Module:
-    """A read-out with initial weights; only ``attend`` has any."""
-    if readout == "attend":
-        return AttendReadout(dim)
+    """A read-out with initial weights; only those of `READS_CELLS` have any."""
+    if readout in READS_CELLS:
+        return AttendReadout(dim) if readout == "attend" else MaxReadout(dim)
     return PoolReadout() if readout == "pool" else ClassReadout()
 
 

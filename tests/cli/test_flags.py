@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import get_args
 
+from muse.cli.ablate import TableFlag
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import (
     ChangedFlag,
@@ -25,6 +26,7 @@ from muse.cli.train_head import (
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.head_config import Aggregator, HeadConfig
 from muse.head.loss import Duplicates
+from muse.head.paper_tables import TABLE_NAMES
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
@@ -98,6 +100,7 @@ def test_choices_are_their_owners() -> None:
     assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
     assert tuple(AggregatorFlag) == get_args(Aggregator)
+    assert tuple(TableFlag) == (*TABLE_NAMES, "all")
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))

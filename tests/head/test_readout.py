@@ -78,7 +78,7 @@ def test_gradient_reaches_every_parameter_once_opened(readout: Readout) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("readout", ["ends", "interleaved", "pool", "attend"])
+@pytest.mark.parametrize("readout", ["ends", "interleaved", "pool", "max", "attend"])
 def test_other_read_outs_see_the_last_cell_of_the_last_scale(readout: Readout) -> None:
     """Two hundred tokens behind the class tokens, where the paper's read-out is all but blind."""
     config = HeadConfig(dim=8, factors=(2.0,), depth=1, d_state=4)

@@ -1,0 +1,101 @@
+"""``muse train-head --seeds``: the same head from several seeds, and what they score together."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from muse.cli.report import print_json_line, print_line, print_note, print_table
+
+if TYPE_CHECKING:
+    from muse.cli.train_head import AskedTraining
+    from muse.head.seeds import SeedResult
+    from muse.head.spread import Spread
+
+DEFAULT_SPLIT = "test"
+_DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_text"))
+
+
+def train_seeds(asked: "AskedTraining", *, num_seeds: int) -> None:
+    """Trains and evaluates each seed that is not done, and prints mean and standard deviation."""
+    from muse.cli.progress import TrainReporter, interruptible
+    from muse.head.seeds import require_split, seeds_from, spreads_json, train_seed, write_seeds
+
+    split = asked.evaluate_on or DEFAULT_SPLIT
+    seeds = seeds_from(asked.config.seed, num_seeds)
+    require_split(asked.store, split)
+    results: list[SeedResult] = []
+    with interruptible():
+        for seed in seeds:
+            title = f"train seed {seed} ({len(results) + 1} of {num_seeds})"
+            with TrainReporter(json_lines=asked.json_lines, title=title) as reporter:
+                result = train_seed(
+                    asked.store,
+                    asked.out,
+                    config=dataclasses.replace(asked.config, seed=seed),
+                    head=asked.head,
+                    split=split,
+                    command=sys.argv,
+                    on_step=reporter.update,
+                )
+            results.append(result)
+            _say(result, as_json=asked.json_lines)
+    write_seeds(asked.out, results, command=sys.argv)
+    reports = {result.seed: result.report for result in results}
+    if asked.json_lines:
+        spread = spreads_json(list(reports.values()))
+        print_json_line({"event": "done", "run": str(asked.out), "spread": spread})
+        return
+    print_seeds(reports)
+    note_training(asked.config.split, split)
+
+
+def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
+    """Mean and standard deviation over seeds, in both directions; each report as JSON."""
+    from rich.table import Table
+
+    from muse.head.seeds import NUMBERS, spreads
+
+    seeds, first = list(reports), next(iter(reports.values()))
+    found = spreads(list(reports.values()))
+    print_line(
+        f"{first['protocol']}, split {first['split']}: {first['num_videos']} of "
+        f"{first['num_videos_listed']} videos, {first['num_captions']} of "
+        f"{first['num_captions_listed']} captions; {seeds_text(seeds)}, mean ± standard deviation"
+    )
+    table = Table("direction", *NUMBERS)
+    for title, direction in _DIRECTIONS:
+        table.add_row(title, *(spread_text(found[direction][name]) for name in NUMBERS))
+    print_table(table)
+
+
+def spread_text(spread: "Spread", *, sign: str = "") -> str:
+    """``12.3 ± 0.4``; the mean alone of one seed."""
+    mean = f"{spread.mean:{sign}.1f}"
+    if spread.standard_deviation is None:
+        return mean
+    return f"{mean} ± {spread.standard_deviation:.1f}"
+
+
+def seeds_text(seeds: list[int]) -> str:
+    """``seed 42``, or ``5 seeds (42, 43, 44, 45, 46)``."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+
+
+def note_training(trained_on: str, split: str) -> None:
+    """A remark, if what was evaluated on had been trained on."""
+    if trained_on == split or "all" in (trained_on, split):
+        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
+
+
+def _say(result: "SeedResult", *, as_json: bool) -> None:
+    if as_json:
+        print_json_line({"event": "seed", **result.as_json()})
+        return
+    to_video, to_text = (result.report[direction] for _, direction in _DIRECTIONS)
+    print_line(
+        f"seed {result.seed}: R@1 {to_video['R@1']:.1f} text to video, {to_text['R@1']:.1f} video "
+        f"to text: {result.run}"
+    )
