@@ -84,7 +84,7 @@ class MaxReadout(nn.Module):
         if sequence.length_B is not None:
             seen_BL = _seen(sequence.length_B.clamp_min(1), outputs_BLD.shape[1])
             features_BLD = features_BLD.masked_fill(~seen_BL[..., None], -torch.inf)
-        found_BD = cast(Tensor, self.out_proj(features_BLD.amax(1)))
+        found_BD = cast(Tensor, self.out_proj(features_BLD.max(1).values))
         return (frames_BTD + found_BD[:, None]).masked_fill(~valid_BT[..., None], 0.0)
 
 
