@@ -1,5 +1,6 @@
 """``muse evaluate``: retrieval numbers of a head on a split."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from muse.head.evaluate import RetrievalReport, SplitEmbeddings
     from muse.head.model import VideoEmbedder
+    from muse.head.selection import SelectionRecord
     from muse.pipeline.store import FeatureStore
 
 _DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_text"))
@@ -50,7 +52,7 @@ def evaluate(
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
-    from muse.cli.report import print_line, print_note
+    from muse.cli.report import print_line, print_note, print_warning
     from muse.errors import UsageError
 
     if against is not None and html_file is None:
@@ -64,6 +66,10 @@ def evaluate(
     _print(evaluated.report)
     if _trained_on(head, split):
         print_note(f"the head was trained on split {split!r}: these are not test numbers.")
+    if _chosen_on(head, split):
+        print_warning(
+            f"the head was selected on this split, {split!r}: its numbers are optimistic."
+        )
     if json_file is not None:
         _write(json_file, evaluated.report)
     if html_file is not None:
@@ -110,7 +116,10 @@ def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
     from muse.head.evaluate import embed_split, report_of
 
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
-    report = report_of(opened.store, embedded, head_name=opened.name)
+    report = dataclasses.replace(
+        report_of(opened.store, embedded, head_name=opened.name),
+        selected_on=_selected_on(opened.name),
+    )
     return _Evaluated(store=opened.store, embedded=embedded, report=report)
 
 
@@ -185,9 +194,16 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
 
 
 def _remarks(report: "RetrievalReport") -> list[str]:
-    if not _trained_on(report.head, report.split):
-        return []
-    return [f"{report.head} was trained on split {report.split}: these are not test numbers."]
+    remarks = []
+    if _trained_on(report.head, report.split):
+        remarks.append(
+            f"{report.head} was trained on split {report.split}: these are not test numbers."
+        )
+    if _chosen_on(report.head, report.split):
+        remarks.append(
+            f"{report.head} was selected on this split, {report.split}: optimistic numbers."
+        )
+    return remarks
 
 
 def _trained_on(head: str, split: str) -> bool:
@@ -198,6 +214,24 @@ def _trained_on(head: str, split: str) -> bool:
         return False
     trained = read_config(Path(head)).train["split"]
     return trained == split or "all" in (trained, split)
+
+
+def _selection(head: str) -> "SelectionRecord | None":
+    """What the head's epoch was chosen by."""
+    from muse.head.evaluate import MEAN_POOL
+    from muse.head.selection import read_selection
+
+    return None if head == MEAN_POOL else read_selection(Path(head))
+
+
+def _selected_on(head: str) -> str:
+    record = _selection(head)
+    return record.name if record else ""
+
+
+def _chosen_on(head: str, split: str) -> bool:
+    record = _selection(head)
+    return record is not None and record.chose_on(split)
 
 
 def _write(file: Path, report: "RetrievalReport") -> None:

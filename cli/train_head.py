@@ -54,6 +54,20 @@ class DuplicatesFlag(StrEnum):
     negatives = "negatives"
 
 
+class OptimizerFlag(StrEnum):
+    """Values of ``--optimizer``."""
+
+    adamw = "adamw"
+    bertadam = "bertadam"
+
+
+class DecayFlag(StrEnum):
+    """Values of ``--decay``."""
+
+    matrices = "matrices"
+    published = "published"
+
+
 def train_head(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run, made or continued.")],
@@ -61,13 +75,40 @@ def train_head(
         str, typer.Option(help="Captions to train on; all for every split.")
     ] = "train",
     epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a batch.")] = 128,
     videos_at_once: Annotated[
         int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
     ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="muse: less memory, same numbers, one more forward."),
+    ] = False,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches a step; each sees its own negatives alone.")
+    ] = 1,
+    optimizer: Annotated[
+        OptimizerFlag, typer.Option(help="adamw, or bertadam as published.")
+    ] = OptimizerFlag.adamw,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 0.2,
+    weight_decay: Annotated[float, typer.Option(help="Of what --decay names.")] = 0.2,
+    decay: Annotated[
+        DecayFlag, typer.Option(help="matrices, or as published all but biases.")
+    ] = DecayFlag.matrices,
     warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
+    ema: Annotated[
+        float, typer.Option(help="Decay of an average of the weights to end with; 0 for none.")
+    ] = 0.0,
+    select_on: Annotated[
+        str,
+        typer.Option(
+            help="Split to choose the best epoch on; auto is the store's validation split, if any;"
+            " none ends with the last epoch."
+        ),
+    ] = "auto",
+    hold_out: Annotated[
+        float,
+        typer.Option(help="Part of the training videos to choose the best epoch on instead."),
+    ] = 0.0,
     aggregator: Annotated[
         AggregatorFlag,
         typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
@@ -88,6 +129,9 @@ def train_head(
         DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
     ] = DuplicatesFlag.masked,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same bits again on a GPU too; slower.")
+    ] = False,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
@@ -103,10 +147,13 @@ def train_head(
 ) -> None:
     """Train the MUSE head, or a baseline of it, on a feature store."""
     from muse.cli.progress import TrainReporter, interruptible
+    from muse.head.determinism import prepare_process
     from muse.head.train import paper_head, train
     from muse.head.train_config import TrainConfig
     from muse.pipeline.store import open_store
 
+    if deterministic:
+        prepare_process()
     opened = open_store(store, view=view.value if view else None)
     head = dataclasses.replace(
         paper_head(opened.header),
@@ -122,11 +169,19 @@ def train_head(
         epochs=epochs,
         batch_size=batch_size,
         videos_at_once=videos_at_once,
+        recompute=recompute,
+        accumulate=accumulate,
+        optimizer=optimizer.value,
         lr=lr,
         weight_decay=weight_decay,
+        decay=decay.value,
         warmup=warmup,
+        ema=ema,
+        select_on=select_on,
+        hold_out=hold_out,
         duplicates=duplicates.value,
         seed=seed,
+        deterministic=deterministic,
         device=device,  # type: ignore[arg-type]  # checked by TrainConfig
         precision=precision.value,
         scan=scan.value,
@@ -134,7 +189,13 @@ def train_head(
     )
     with interruptible(), TrainReporter(json_lines=json_lines) as reporter:
         summary = train(
-            opened, out, config=config, head=head, command=sys.argv, on_step=reporter.update
+            opened,
+            out,
+            config=config,
+            head=head,
+            command=sys.argv,
+            on_step=reporter.update,
+            on_epoch=reporter.epoch,
         )
     reporter.finish(summary)
 

@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muse.errors import UsageError
 from muse.head.mixers.choice import Mixer, new_mixer
@@ -76,6 +78,8 @@ class MuseAggregator(nn.Module):
     ) -> None:
         super().__init__()
         self.factors = tuple(factors)
+        self.recompute = False
+        """Whether a block's activations are made again for its gradient rather than kept."""
         self.order = ORDERS[order]
         self.pyramid = FeaturePyramid(dim, factors)
         # Dropout grows linearly from 0 at the first block to its full rate at the last.
@@ -111,8 +115,13 @@ class MuseAggregator(nn.Module):
         sequence = self.order(frames_FKD[:, 0], self._scales(frames_FKD), valid_BT)
         tokens_BLD = sequence.tokens_BLD
         for block in self.blocks:
-            tokens_BLD = block(tokens_BLD, sequence.length_B)
+            tokens_BLD = self._through(block, tokens_BLD, sequence.length_B)
         return read_frames(tokens_BLD, sequence, valid_BT)
+
+    def _through(self, block: nn.Module, tokens_BLD: Tensor, length_B: Tensor | None) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return cast(Tensor, block(tokens_BLD, length_B))
+        return cast(Tensor, checkpoint(block, tokens_BLD, length_B, use_reentrant=False))
 
     def _scales(self, frames_FKD: Tensor) -> list[Tensor]:
         """The patches' tokens at each scale, (F, S, D) each."""

@@ -18,13 +18,16 @@ from muse.cli.extract import (
 from muse.cli.flags import ScanFlag, ViewFlag
 from muse.cli.train_head import (
     AggregatorFlag,
+    DecayFlag,
     DuplicatesFlag,
+    OptimizerFlag,
     TrainPrecisionFlag,
     train_head,
 )
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.loss import Duplicates
 from muse.head.model import Aggregator, HeadConfig
+from muse.head.optimizer import DecayRule, OptimizerName
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
@@ -99,6 +102,8 @@ def test_choices_are_their_owners() -> None:
     assert set(DatasetFlag) == set(benchmarks())
     assert tuple(AggregatorFlag) == get_args(Aggregator)
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
+    assert tuple(OptimizerFlag) == get_args(OptimizerName)
+    assert tuple(DecayFlag) == get_args(DecayRule)
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))
 
