@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
+from muse.cli.replay import ConfigOption
 from muse.errors import UsageError
 
 
@@ -71,6 +72,7 @@ class DecayFlag(StrEnum):
 def train_head(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run, made or continued.")],
+    config_file: ConfigOption = None,
     split: Annotated[
         str, typer.Option(help="Captions to train on; all for every split.")
     ] = "train",
