@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
-    from muse.cli.train_head import AskedTraining
+    from muse.cli.asked_training import AskedTraining
     from muse.head.ablation import Outcome, PlannedRun
 
 # What is not listed here goes to the parser of train-head: its flags are defined once.
@@ -69,7 +69,7 @@ def ablate(
 
 def _asked(context: typer.Context, out: Path) -> "AskedTraining":
     """What the rest of the command line asks for, as ``muse train-head`` reads it."""
-    from muse.cli.train_head import asked_training
+    from muse.cli.asked_training import asked_training
 
     reader = typer.Typer(add_completion=False)
     reader.command()(asked_training)

@@ -10,7 +10,7 @@ from muse.cli.report import duration_text, print_json_line, print_line, print_ta
 from muse.cli.seeds import seeds_text, spread_text
 
 if TYPE_CHECKING:
-    from muse.cli.train_head import AskedTraining
+    from muse.cli.asked_training import AskedTraining
     from muse.head.ablation import Outcome, RowResult
     from muse.head.head_config import HeadConfig
     from muse.head.paper_tables import PaperNumbers, PaperTable

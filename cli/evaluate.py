@@ -1,5 +1,6 @@
 """``muse evaluate``: retrieval numbers of a head on a split."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from muse.cli.flags import (
     ViewOption,
     open_for_head,
 )
+from muse.cli.head_history import print_remarks, remarks, selected_on
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +74,7 @@ def evaluate(
         return
     evaluated = _evaluate(opened[0], split)
     _print(evaluated.report)
-    _note_training(head, split)
+    print_remarks(head, split)
     if json_file is not None:
         _write(json_file, evaluated.report.as_json())
     if html_file is not None:
@@ -119,7 +121,10 @@ def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
     from muse.head.evaluate import embed_split, report_of
 
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
-    report = report_of(opened.store, embedded, head_name=opened.name)
+    report = dataclasses.replace(
+        report_of(opened.store, embedded, head_name=opened.name),
+        selected_on=selected_on(opened.name),
+    )
     return _Evaluated(store=opened.store, embedded=embedded, report=report)
 
 
@@ -130,17 +135,10 @@ def _evaluate_seeds(opened: "dict[int, _OpenedHead]", split: str, json_file: Pat
 
     reports = {seed: _evaluate(head, split).report.as_json() for seed, head in opened.items()}
     print_seeds(reports)
-    _note_training(next(iter(opened.values())).name, split)
+    print_remarks(next(iter(opened.values())).name, split)
     if json_file is not None:
         seeds = [{"seed": seed, "report": report} for seed, report in reports.items()]
         _write(json_file, {"spread": spreads_json(list(reports.values())), "seeds": seeds})
-
-
-def _note_training(head: str, split: str) -> None:
-    from muse.cli.report import print_note
-
-    if _trained_on(head, split):
-        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
 
 
 def _print(report: "RetrievalReport") -> None:
@@ -201,7 +199,11 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
         first.embedded,
         head=results[0],
         against=results[1] if len(results) > 1 else None,
-        remarks=[remark for one in evaluated for remark in _remarks(one.report)],
+        remarks=[
+            f"{one.report.head}: {remark}"
+            for one in evaluated
+            for remark in remarks(one.report.head, one.report.split)
+        ],
     )
     decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
     try:
@@ -211,22 +213,6 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
     finally:
         decoder.close()
     write_page(file, page_of(content, strips, on=datetime.datetime.now(datetime.UTC).date()))
-
-
-def _remarks(report: "RetrievalReport") -> list[str]:
-    if not _trained_on(report.head, report.split):
-        return []
-    return [f"{report.head} was trained on split {report.split}: these are not test numbers."]
-
-
-def _trained_on(head: str, split: str) -> bool:
-    from muse.head.checkpoint import read_config
-    from muse.head.evaluate import MEAN_POOL
-
-    if head == MEAN_POOL:
-        return False
-    trained = read_config(Path(head)).train["split"]
-    return trained == split or "all" in (trained, split)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

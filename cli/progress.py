@@ -16,10 +16,12 @@ from muse.cli.report import (
     print_json_line,
     print_line,
     print_progress,
+    print_warning,
     stderr_console,
 )
 
 if TYPE_CHECKING:
+    from muse.head.selection import SelectionRecord
     from muse.head.train import StepReport, TrainSummary
     from muse.pipeline.extract import ExtractSummary
     from muse.pipeline.progress import Progress as ExtractProgress
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _JSON_EVERY_SECONDS = 1.0
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+TEST_SPLIT = "test"  # what `muse evaluate` looks at
 _PLAIN_EVERY_SECONDS = 10.0  # into a file or a pipe, where no line can be redrawn
 
 
@@ -59,6 +62,13 @@ class _Line:
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the one that is redrawn."""
+        if self._bar is not None:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            print_progress(text)
 
     def update(self, *, total: int, completed: int, note: str) -> None:
         if self._bar is not None and self._task is not None:
@@ -178,12 +188,33 @@ class TrainReporter:
                 f"{report.pairs_per_second:.1f} pairs/s",
             )
 
+    def epoch(self, record: "SelectionRecord") -> None:
+        """Says what the head could do after an epoch, and which epoch is the best by now."""
+        last = record.epochs[-1]
+        if self._json_lines:
+            event = {"event": "epoch", **last.as_json(), "selected_on": record.name}
+            print_json_line({**event, "chosen_epoch": record.chosen.epoch})
+        else:
+            best = " (best so far)" if record.chosen is last else ""
+            self._line.say(
+                f"epoch {last.epoch} on {record.name}: text to video "
+                f"R@1 {last.text_to_video.recall_at[1]:.1f}{best}"
+            )
+
     def finish(self, summary: "TrainSummary") -> None:
-        """What was trained on, with what, and where it is."""
+        """What was trained on, with what, where it is, and what the epoch was chosen by."""
+        self._print_summary(summary)
+        record = summary.chosen_by
+        if record is not None and record.chose_on(TEST_SPLIT):
+            print_warning(
+                f"the epoch was chosen on split {record.split!r}: its numbers there are "
+                "optimistic, and no test numbers. --hold-out 0.05 chooses on training videos."
+            )
+
+    def _print_summary(self, summary: "TrainSummary") -> None:
         selection = summary.selection
         if self._json_lines:
-            event = {"run": str(summary.run), "steps": summary.num_steps, "device": summary.device}
-            print_json_line({"event": "done", **event, "scan": summary.scan})
+            print_json_line(_done_event(summary))
             return
         if self._last is None:
             print_line(f"Nothing to do: {summary.run} is finished ({summary.num_steps} steps).")
@@ -200,6 +231,7 @@ class TrainReporter:
             f"{summary.num_steps} steps, loss {self._last.loss:.3f}, "
             f"{duration_text(time.monotonic() - self._started)}: {summary.run}"
         )
+        print_line(_choice_text(summary.chosen_by))
 
 
 class WorldReporter:
@@ -237,6 +269,31 @@ def counts_text(counts: "StoreCounts") -> str:
     return (
         f"listed {counts.listed} = ok {counts.ok} + failed {counts.failed}"
         f" + skipped {counts.skipped}{pending}"
+    )
+
+
+def _done_event(summary: "TrainSummary") -> dict[str, object]:
+    record = summary.chosen_by
+    return {
+        "event": "done",
+        "run": str(summary.run),
+        "steps": summary.num_steps,
+        "device": summary.device,
+        "scan": summary.scan,
+        "selected_on": record.name if record else None,
+        "chosen_epoch": record.chosen.epoch if record else None,
+    }
+
+
+def _choice_text(record: "SelectionRecord | None") -> str:
+    """Whose weights the head has, and why."""
+    if record is None:
+        return "The head is the last epoch's: no split to choose on. --hold-out 0.05 makes one."
+    best = record.chosen
+    return (
+        f"The head is epoch {best.epoch}'s, the best of {len(record.epochs)} on {record.name} "
+        f"({record.num_videos} videos, {record.num_captions} captions): "
+        f"text to video R@1 {best.text_to_video.recall_at[1]:.1f}"
     )
 
 

@@ -25,6 +25,11 @@ def print_note(text: str) -> None:
     print("note: " + text, file=sys.stderr)
 
 
+def print_warning(text: str) -> None:
+    """A remark on stderr that a result must not be quoted without."""
+    print("WARNING: " + text, file=sys.stderr)
+
+
 def print_progress(text: str) -> None:
     """A line on stderr that says how far a run has come."""
     print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from muse.cli.report import print_json_line, print_line, print_note, print_table
 
 if TYPE_CHECKING:
-    from muse.cli.train_head import AskedTraining
+    from muse.cli.asked_training import AskedTraining
     from muse.head.seeds import SeedResult
     from muse.head.spread import Spread
 

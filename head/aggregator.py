@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muse.errors import UsageError
 from muse.head.head_config import HeadConfig
@@ -34,6 +35,8 @@ class MuseAggregator(nn.Module):
     def __init__(self, config: HeadConfig, *, scan: ScanBackend = "auto") -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether a block's activations are made again for its gradient rather than kept."""
         # Without a block most read-outs never see the cells.
         reads_cells = config.depth > 0 or config.readout in READS_CELLS
         self.factors = config.factors if reads_cells else ()
@@ -80,8 +83,13 @@ class MuseAggregator(nn.Module):
         """(B, T, D) of a sequence of `sequence_of`."""
         tokens_BLD = sequence.tokens_BLD
         for block in self.blocks:
-            tokens_BLD = block(tokens_BLD, sequence.length_B)
+            tokens_BLD = self._through(block, tokens_BLD, sequence.length_B)
         return cast(Tensor, self.readout(tokens_BLD, sequence, valid_BT))
+
+    def _through(self, block: nn.Module, tokens_BLD: Tensor, length_B: Tensor | None) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return cast(Tensor, block(tokens_BLD, length_B))
+        return cast(Tensor, checkpoint(block, tokens_BLD, length_B, use_reentrant=False))
 
     def _scales(self, frames_FKD: Tensor) -> list[Tensor]:
         """The patches' tokens at each scale, (F, S, D) each."""

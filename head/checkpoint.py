@@ -3,26 +3,24 @@
 ::
 
     RUN/config.json         the head's and the training's settings, the store's header, versions
-    RUN/head.safetensors    the weights after the newest checkpoint
-    RUN/state.safetensors   weights, optimiser moments, random state and step: what resuming needs
+    RUN/head.safetensors    the weights to use: the chosen epoch's, or after the newest checkpoint
+    RUN/selection.json      what was measured after each epoch, and which was chosen
+    RUN/state.safetensors   what resuming needs, `muse.head.training_state`
     RUN/log.jsonl           one line a step, `muse.head.run_log`
     RUN/tensorboard/        the same for TensorBoard
 
-Files that are not appended to appear whole, under a temporary name first. Knows nothing of how a
-head is trained.
+Files that are not appended to appear whole (`muse.head.run_files`). Knows nothing of how a head is
+trained.
 """
 
 import dataclasses
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -30,19 +28,20 @@ import muse
 from muse.errors import CheckpointError, IncompatibleStoreError, StoreError, UsageError
 from muse.head.head_config import HeadConfig
 from muse.head.model import RetrievalHead
+from muse.head.run_files import CONFIG_FILE, HEAD_FILE, read_tensors, replace_file
 from muse.head.scan.select import ScanBackend
+from muse.head.train_config import TrainConfig
 from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore
 
 RUN_FORMAT_VERSION = 2
-CONFIG_FILE = "config.json"
-HEAD_FILE = "head.safetensors"
-STATE_FILE = "state.safetensors"
-
 
 # Where a run computes and how often it saves, not what: these may differ when it is resumed.
-FREE_TO_CHANGE = ("device", "scan", "videos_at_once", "checkpoint_every")
+FREE_TO_CHANGE = ("device", "scan", "videos_at_once", "recompute", "checkpoint_every")
 
+
+# What a run did that was begun before a setting existed.
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 _STORE_STATE = ("view", "timestamps_sha256", "root_sha256")
 
@@ -89,20 +88,6 @@ class RunConfig:
                 "python": platform.python_version(),
             },
         }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingState:
-    """What resuming needs, between two steps."""
-
-    step: int
-    """Steps done."""
-    head: Mapping[str, Tensor]
-    """Weights by name."""
-    optimizer: Mapping[str, Tensor]
-    """``PARAMETER/MOMENT`` of each parameter's moments."""
-    random: Mapping[str, Tensor]
-    """State of each random generator by device, uint8."""
 
 
 def is_run(run: Path) -> bool:
@@ -212,7 +197,7 @@ def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object
         yield f"head.{name}", getattr(found.head, name), getattr(wanted.head, name)
     for name, new in wanted.train.items():
         if name not in FREE_TO_CHANGE:
-            yield name, found.train.get(name), new
+            yield name, found.train.get(name, _DEFAULTS.get(name)), new
     for name in ("num_videos", "num_captions"):  # the store may have grown since
         yield name, getattr(found, name), getattr(wanted, name)
 
@@ -245,7 +230,7 @@ def load_head(
             f"{run}: no weights yet ({HEAD_FILE} is missing). Start the training again with the "
             "same command; it goes on where it stopped."
         )
-    tensors, _ = _read_tensors(path)
+    tensors, _ = read_tensors(path)
     head = RetrievalHead(config.head, scan=scan)
     load_weights(head, tensors, source=path)
     return head.eval()
@@ -265,72 +250,3 @@ def load_weights(head: RetrievalHead, tensors: Mapping[str, Tensor], *, source: 
                 f"The file does not belong to the {CONFIG_FILE} beside it."
             )
     head.load_state_dict(dict(tensors), strict=False)
-
-
-def write_state(run: Path, state: TrainingState) -> None:
-    """Makes a checkpoint; a kill at any moment leaves this one or the one before it.
-
-    Raises:
-        CheckpointError: If the folder can't be written.
-    """
-    groups = {"head": state.head, "optimizer": state.optimizer, "random": state.random}
-    tensors = {
-        f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group, members in groups.items()
-        for name, tensor in members.items()
-    }
-    weights = {name: tensors[f"head/{name}"] for name in state.head}
-    metadata = {"step": str(state.step)}
-    try:
-        # The state last: a step that it counts as done has left its weights.
-        replace_file(run / HEAD_FILE, safetensors.torch.save(weights, metadata))
-        replace_file(run / STATE_FILE, safetensors.torch.save(tensors, metadata))
-    except OSError as error:
-        raise CheckpointError(
-            f"{run}: the checkpoint after step {state.step} can't be written "
-            f"({error.strerror or error}). Free some space and start the same command again."
-        ) from error
-
-
-def read_state(run: Path) -> TrainingState | None:
-    """The newest checkpoint, or None before the first.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    path = run / STATE_FILE
-    if not path.exists():
-        return None
-    tensors, metadata = _read_tensors(path)
-    groups: dict[str, dict[str, Tensor]] = {"head": {}, "optimizer": {}, "random": {}}
-    try:
-        for key, tensor in tensors.items():
-            group, name = key.split("/", 1)
-            groups[group][name] = tensor
-        return TrainingState(step=int(metadata["step"]), **groups)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a training state ({error}).") from error
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: damaged or no safetensors file ({error}). Copy it again, or train again."
-        ) from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """The file, whole or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

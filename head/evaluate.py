@@ -57,13 +57,16 @@ class RetrievalReport:
     """Captions of the split."""
     text_to_video: DirectionNumbers
     video_to_text: DirectionNumbers
+    selected_on: str = ""
+    """What the head's epoch was chosen on, such as ``val``; empty where none was chosen."""
     by_axis: dict[str, AxisNumbers] = field(default_factory=dict)
     """By what the captions ask for, each among all V videos; empty where no caption says."""
 
     def as_json(self) -> dict[str, Any]:
         """Percent and ranks under the field names, with the rules they follow.
 
-        ``by_axis`` is there only where a caption has an axis.
+        ``by_axis`` is there only where a caption has an axis, ``selected_on`` where an epoch was
+        chosen: numbers on the split it names are optimistic.
         """
         content: dict[str, Any] = {
             "protocol": self.protocol,
@@ -78,6 +81,8 @@ class RetrievalReport:
             "text_to_video": self.text_to_video.as_json(),
             "video_to_text": self.video_to_text.as_json(),
         }
+        if self.selected_on:
+            content["selected_on"] = self.selected_on
         if self.by_axis:
             content["by_axis"] = {axis: found.as_json() for axis, found in self.by_axis.items()}
         return content
@@ -203,7 +208,20 @@ def embed_split(
 
     The arguments and the `ManifestError` are those of `evaluate`.
     """
-    selection = select_split(store, split)
+    return embed_selection(
+        store, head, select_split(store, split), device=device, on_videos=on_videos
+    )
+
+
+def embed_selection(
+    store: FeatureStore,
+    head: VideoEmbedder,
+    selection: SplitSelection,
+    *,
+    device: torch.device | None = None,
+    on_videos: Callable[[int], None] = lambda num_videos: None,
+) -> SplitEmbeddings:
+    """The captions and videos of a selection as vectors; the arguments are those of `evaluate`."""
     where = device or torch.device("cpu")
     video_VD = embed_videos(store, selection.video_rows_V, head, device=where, on_videos=on_videos)
     text_QD = F.normalize(read_captions(store, selection.caption_rows_Q), dim=-1)

@@ -9,19 +9,21 @@ the same dropout, to carry its gradient on. Knows nothing of stores, epochs or f
 # Legend: B pairs in a batch, V videos in it, P videos of a part, D width.
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from muse.errors import MuseError
-from muse.head.checkpoint import TrainingState, load_weights
+from muse.head.checkpoint import load_weights
 from muse.head.data import HeadBatch, VideoBatch
 from muse.head.devices import Precision, autocast, random_state, set_random_state
 from muse.head.loss import Duplicates, symmetric_info_nce
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.training_state import TrainingState
+from muse.head.weight_average import WeightAverage
 
 
 class Learner:
@@ -35,29 +37,44 @@ class Learner:
         duplicates: Duplicates,
         videos_at_once: int,
         precision: Precision,
+        ema: float = 0.0,
     ) -> None:
         self.head = head.train()
         self.optimizer = optimizer
         self.duplicates: Duplicates = duplicates
         self.videos_at_once = videos_at_once
         self.precision: Precision = precision
+        self.average = WeightAverage(ema) if ema else None
         self.device = head.logit_scale.device
         self.step = 0
 
-    def learn(self, batch: HeadBatch) -> tuple[float, float]:
-        """One step; the loss before it and the norm of its gradient before clipping.
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that the head is used with: averaged where an average is kept."""
+        return self.average.weights if self.average else self.head.state_dict()
+
+    def learn(self, batches: Iterable[HeadBatch], *, num_batches: int = 1) -> tuple[float, float]:
+        """One step; the mean loss of its batches before it and its gradient's norm before clipping.
+
+        Each batch's loss knows the batch's own negatives only: several batches are no larger batch,
+        as the parts of ``videos_at_once`` are.
+
+        Args:
+            batches: As many as ``num_batches``, taken one by one.
+            num_batches: Over how many the loss is averaged.
 
         Raises:
             MuseError: If either is not finite; the weights are then as before.
         """
-        batch = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
-        parts = batch.videos.split(self.videos_at_once)
-        loss = self._backward(batch) if len(parts) == 1 else self._backward_parts(batch, parts)
-        grad_norm = self.optimizer.clip()
+        losses = [self._add_gradient(batch, num_batches=num_batches) for batch in batches]
+        assert len(losses) == num_batches
+        loss, grad_norm = sum(losses) / num_batches, self.optimizer.clip()
         self._require_finite(loss, grad_norm)
         self.optimizer.update(self.step)
         self.head.clamp_logit_scale()
         self.step += 1
+        if self.average:
+            self.average.add(self.head.state_dict(), step=self.step)
         return loss, grad_norm
 
     def state(self) -> TrainingState:
@@ -67,6 +84,7 @@ class Learner:
             head=self.head.state_dict(),
             optimizer=self.optimizer.state(),
             random=random_state(self.device),
+            average=self.average.weights if self.average else {},
         )
 
     def restore(self, state: TrainingState, *, source: Path) -> None:
@@ -79,13 +97,22 @@ class Learner:
         self.optimizer.restore(state.optimizer)
         set_random_state(state.random, self.device)
         self.step = state.step
+        if self.average:
+            self.average.restore(state.average, device=self.device)
 
-    def _backward(self, batch: HeadBatch) -> float:
+    def _add_gradient(self, batch: HeadBatch, *, num_batches: int) -> float:
+        """Adds a batch's share of the gradient; its loss."""
+        batch = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
+        parts = batch.videos.split(self.videos_at_once)
+        if len(parts) > 1:
+            return self._backward_parts(batch, parts, num_batches=num_batches)
         loss = self._loss(batch, self._embed(batch.videos))
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss / num_batches)
         return loss.item()
 
-    def _backward_parts(self, batch: HeadBatch, parts: Sequence[VideoBatch]) -> float:
+    def _backward_parts(
+        self, batch: HeadBatch, parts: Sequence[VideoBatch], *, num_batches: int
+    ) -> float:
         random_states, embedded = [], []
         with torch.no_grad():
             for part in parts:
@@ -93,7 +120,7 @@ class Learner:
                 embedded.append(self._embed(part))
         embedded = [video_PD.requires_grad_() for video_PD in embedded]
         loss = self._loss(batch, torch.cat(embedded))
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss / num_batches)
         for part, state, video_PD in zip(parts, random_states, embedded, strict=True):
             set_random_state(state, self.device)
             torch.autograd.backward(self._embed(part), video_PD.grad)

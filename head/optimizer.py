@@ -1,17 +1,23 @@
-"""AdamW on a head's parameters, its learning rate, and its state by parameter name.
+"""An optimiser of a head's parameters, its learning rate, and its state by parameter name.
 
 Knows nothing of batches, losses or files.
 """
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from muse.head.bert_adam import BertAdam
+
+OptimizerName = Literal["adamw", "bertadam"]
+DecayRule = Literal["matrices", "published"]
+
 ADAM_BETAS = (0.9, 0.98)  # as CLIP's, and as the published code
 ADAM_EPS = 1e-6
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # BertAdam counts no steps
 
 
 def scheduled_rate(step: int, *, num_steps: int, peak: float, warmup: float) -> float:
@@ -26,16 +32,21 @@ def scheduled_rate(step: int, *, num_steps: int, peak: float, warmup: float) -> 
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def has_weight_decay(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is decayed: matrices and convolutions, but not log A.
+def has_weight_decay(name: str, parameter: Tensor, *, rule: DecayRule = "matrices") -> bool:
+    """Whether a parameter is decayed.
 
-    The published code decays norms, A and D too; Mamba's authors mark A and D as not to be.
+    ``matrices``: matrices and convolutions, but not log A; Mamba's authors mark A and D as not to
+    be. ``published``: all whose name has no "bias" in it, as in the published code, where the
+    norms of the blocks, A, D, the convolutions and the temperature are decayed too. The pyramid
+    follows that rule here; there it isn't trained.
     """
+    if rule == "published":
+        return "bias" not in name
     return parameter.ndim >= 2 and not name.endswith(("A_log", "A_b_log"))
 
 
 class HeadOptimizer:
-    """AdamW under `scheduled_rate`, with gradients clipped to a global norm."""
+    """AdamW or BertAdam under `scheduled_rate`, with gradients clipped to a global norm."""
 
     def __init__(
         self,
@@ -46,6 +57,8 @@ class HeadOptimizer:
         num_steps: int,
         weight_decay: float,
         max_grad_norm: float,
+        optimizer: OptimizerName = "adamw",
+        decay: DecayRule = "matrices",
     ) -> None:
         self.peak_lr = peak_lr
         self.warmup = warmup
@@ -57,12 +70,13 @@ class HeadOptimizer:
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.parameters.items():
-            (decayed if has_weight_decay(name, parameter) else plain).append(parameter)
+            (decayed if has_weight_decay(name, parameter, rule=decay) else plain).append(parameter)
         groups = [
             {"params": decayed, "weight_decay": weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.adamw = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS)
+        kind = BertAdam if optimizer == "bertadam" else torch.optim.AdamW
+        self.adam = kind(groups, betas=ADAM_BETAS, eps=ADAM_EPS)
 
     def clip(self) -> float:
         """Scales the gradients down to the largest norm allowed; their norm before."""
@@ -74,27 +88,30 @@ class HeadOptimizer:
         self.lr = scheduled_rate(
             step, num_steps=self.num_steps, peak=self.peak_lr, warmup=self.warmup
         )
-        for group in self.adamw.param_groups:
+        for group in self.adam.param_groups:
             group["lr"] = self.lr
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """``MOMENT/PARAMETER`` -> tensor."""
         return {
-            f"{moment}/{name}": self.adamw.state[parameter][moment]
+            f"{moment}/{name}": self.adam.state[parameter][moment]
             for name, parameter in self.parameters.items()
+            if parameter in self.adam.state
             for moment in MOMENTS
-            if parameter in self.adamw.state
+            if moment in self.adam.state[parameter]
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from `state`."""
         for name, parameter in self.parameters.items():
-            if f"step/{name}" in state:
-                # Copies: the moments are changed in place. The step count lives on the CPU.
-                self.adamw.state[parameter] = {
-                    "step": state[f"step/{name}"].clone(),
-                    "exp_avg": state[f"exp_avg/{name}"].clone().to(parameter.device),
-                    "exp_avg_sq": state[f"exp_avg_sq/{name}"].clone().to(parameter.device),
-                }
+            moments = {moment: state.get(f"{moment}/{name}") for moment in MOMENTS}
+            # Copies: the moments are changed in place. The step count lives on the CPU.
+            found = {
+                moment: tensor.to("cpu" if moment == "step" else parameter.device, copy=True)
+                for moment, tensor in moments.items()
+                if tensor is not None
+            }
+            if found:
+                self.adam.state[parameter] = found

@@ -36,6 +36,27 @@ def cells_per_scale(grid: int, factors: Sequence[float]) -> tuple[int, ...]:
     return tuple(int(grid * factor) ** 2 for factor in factors)
 
 
+def factors_of_sides(grid: int, sides: Sequence[float]) -> tuple[float, ...]:
+    """The factors that leave so many cells along a side, as the paper names its scales.
+
+    Args:
+        grid: G, patches along one side.
+        sides: Such as 3, 7, 14 for G = 7. 1 is the class token, which is there in any case; the
+            map of one cell that a factor of 0.25 leaves of G = 7 has no name here.
+
+    Raises:
+        UsageError: If no factor leaves that many.
+    """
+    factor_of = {int(grid * factor): factor for factor in FACTORS if int(grid * factor) > 1}
+    for side in sides:
+        if side != 1 and side not in factor_of:
+            choices = ", ".join(map(str, (1, *factor_of)))
+            raise UsageError(
+                f"scale {side:g}: of {grid} x {grid} patches choose {choices} cells a side"
+            )
+    return tuple(factor_of[int(side)] for side in sides if side != 1)
+
+
 class FeaturePyramid(nn.Module):
     """One stage a factor, all on the same map of patches; MUSE sec. 3.3.
 

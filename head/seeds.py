@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from muse.errors import CheckpointError, ManifestError, MuseError, UsageError
-from muse.head.checkpoint import CONFIG_FILE, HEAD_FILE, is_run, load_head, replace_file
+from muse.head.checkpoint import is_run, load_head
 from muse.head.data import select_split
 from muse.head.devices import resolve_device
 from muse.head.evaluate import VIDEOS_AT_A_TIME, evaluate
 from muse.head.head_config import HeadConfig
+from muse.head.run_files import CONFIG_FILE, HEAD_FILE, replace_file
 from muse.head.run_log import read_log
 from muse.head.scan.select import resolve_backend
 from muse.head.spread import Spread, spread_of

@@ -8,6 +8,7 @@ callback and words nothing but errors.
 # Legend: B pairs in a batch.
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,29 +22,23 @@ import torch
 from numpy.typing import NDArray
 
 from muse.errors import CheckpointError, MuseError
-from muse.head.checkpoint import (
-    STATE_FILE,
-    RunConfig,
-    open_run,
-    read_state,
-    write_state,
-)
-from muse.head.data import (
-    HeadBatch,
-    SplitSelection,
-    epoch_batches,
-    read_ahead,
-    read_pairs,
-    select_split,
-)
+from muse.head.aggregator import MuseAggregator
+from muse.head.checkpoint import RunConfig, open_run
+from muse.head.data import HeadBatch, SplitSelection, read_ahead, read_pairs
+from muse.head.determinism import deterministic_algorithms
 from muse.head.devices import Precision, resolve_device, resolve_precision
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.head.selection import ModelSelector, SelectionRecord, read_selection
 from muse.head.train_config import VIDEOS_AT_ONCE, TrainConfig
+from muse.head.training_pairs import choose_pairs
+from muse.head.training_plan import PlannedStep, plan_steps
+from muse.head.training_state import TrainingState, read_state, write_results, write_state
 from muse.pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -85,6 +80,8 @@ class TrainSummary:
     """What ran, never ``auto``."""
     scan: ScanBackend
     """The backend that ran, never ``auto``."""
+    chosen_by: SelectionRecord | None
+    """What each epoch could do and which was chosen; None: the head is the last epoch's."""
 
 
 def train(
@@ -95,10 +92,12 @@ def train(
     head: HeadConfig | None = None,
     command: Sequence[str] = (),
     on_step: Callable[[StepReport], None] = lambda report: None,
+    on_epoch: Callable[[SelectionRecord], None] = lambda record: None,
 ) -> TrainSummary:
     """Trains a head into a run folder; the same call goes on with a run that was cut short.
 
-    On a CPU a resumed run ends with the bits of one that was never cut short.
+    On a CPU a resumed run ends with the bits of one that was never cut short; on CUDA with
+    `TrainConfig.deterministic`.
 
     Args:
         store: Finished or not; what can't be used of the split is counted in the summary.
@@ -107,17 +106,18 @@ def train(
         head: What to train; `paper_head` if None.
         command: Written beside the weights.
         on_step: Called after each step.
+        on_epoch: Called after each epoch that was measured, with all that was measured so far.
 
     Raises:
-        ManifestError: If the split has no usable pair.
+        ManifestError: If a split has no usable pair.
         CheckpointError: If the folder holds another run or something else, or can't be written.
         IncompatibleStoreError: If the run in the folder was made from another store.
         MuseError: If the loss is not finite, or device or scan can't run here.
     """
-    selection = select_split(store, config.split)
+    pairs = choose_pairs(store, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    scan = resolve_backend(config.scan, device)
+    scan = _resolve_scan(config, device)
     head = head or paper_head(store.header)
     open_run(
         run,
@@ -128,56 +128,78 @@ def train(
             view=store.token_view,
             root_sha256=store.root_sha256,
             timestamps_sha256=store.timestamps_sha256,
-            num_videos=len(selection.video_rows_V),
-            num_captions=len(selection.caption_rows_Q),
+            num_videos=len(pairs.trained_on.video_rows_V),
+            num_captions=len(pairs.trained_on.caption_rows_Q),
             ran_on={"device": str(device), "precision": precision, "scan": scan},
             command=tuple(command),
         ),
         store,
     )
     state = read_state(run)
-    plan = _plan_steps(selection, config)
+    plan = plan_steps(len(pairs.trained_on.caption_rows_Q), config)
     summary = TrainSummary(
         run=run,
         num_steps=len(plan),
         first_step=state.step if state else 0,
-        selection=selection,
+        selection=pairs.trained_on,
         device=str(device),
         precision=precision,
         scan=scan,
+        chosen_by=None,
     )
     if summary.first_step >= len(plan):
         logger.info("%s is finished: all %d steps are done.", run, len(plan))
-        return summary
+        return dataclasses.replace(summary, chosen_by=read_selection(run))
 
-    # The one place where global random state is seeded: initial weights and dropout draw from it.
-    # The caller's own state comes back at the end.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        # The one place where global random state is seeded: initial weights and dropout draw from
+        # it. The caller's own state comes back at the end.
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        deterministic_algorithms(is_on=config.deterministic, device=device),
+        _errors_of(run, config, device),
+    ):
         torch.manual_seed(config.seed)
         learner = _new_learner(head, config, device, precision, scan, num_steps=len(plan))
+        selector = ModelSelector(store, pairs.measured_on, learner.head, held_out=config.hold_out)
         if state:
-            learner.restore(state, source=run / STATE_FILE)
+            _go_on(run, state, learner, selector)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
-        read = partial(_read_step, store, selection, device=device)
-        with _errors_of(run, config, device), RunLog(run, first_step=learner.step) as log:
+        read = partial(_read_batch, store, pairs.trained_on, device=device)
+        with RunLog(run, first_step=learner.step) as log:
             for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
-                if ends_epoch or learner.step % config.checkpoint_every == 0:
-                    write_state(run, learner.state())
+                record = None
+                if ends_epoch:
+                    record = selector.measure(learner.weights, epoch=report.epoch, step=report.step)
+                if ends_epoch or report.step % config.checkpoint_every == 0:
+                    write_state(run, selector.add_to(learner.state()))
                 on_step(report)
-    return summary
+                if record:
+                    on_epoch(record)
+    return dataclasses.replace(summary, chosen_by=selector.record)
+
+
+def _go_on(run: Path, state: TrainingState, learner: Learner, selector: ModelSelector) -> None:
+    """Puts everything back to where a checkpoint was made."""
+    learner.restore(state, source=run / STATE_FILE)
+    selector.restore(state, source=run / STATE_FILE)
+    # A kill may have left the results of a later epoch, which CUDA need not come to again.
+    write_results(run, state)
 
 
 def _steps(
     learner: Learner,
-    plan: Sequence["_PlannedStep"],
-    read: Callable[["_PlannedStep"], tuple["_PlannedStep", HeadBatch]],
+    plan: Sequence[PlannedStep],
+    read: Callable[[NDArray[np.intp]], HeadBatch],
 ) -> Iterator[tuple[StepReport, bool]]:
     """Makes the steps that are left; each one's report, and whether it ends an epoch."""
-    start = time.perf_counter()
-    for planned, batch in read_ahead(plan[learner.step :], read):
-        loss, grad_norm = learner.learn(batch)
-        seconds, start = time.perf_counter() - start, time.perf_counter()
+    left = plan[learner.step :]
+    batches = iter(read_ahead([places_B for step in left for places_B in step.batches], read))
+    for planned in left:
+        start, num_batches = time.perf_counter(), len(planned.batches)
+        loss, grad_norm = learner.learn(
+            itertools.islice(batches, num_batches), num_batches=num_batches
+        )
         report = StepReport(
             step=learner.step,
             num_steps=len(plan),
@@ -186,7 +208,7 @@ def _steps(
             lr=learner.optimizer.lr,
             logit_scale=learner.head.logit_scale.item(),
             grad_norm=grad_norm,
-            pairs_per_second=len(batch.text_BD) / seconds,
+            pairs_per_second=planned.num_pairs / (time.perf_counter() - start),
         )
         yield report, planned.ends_epoch
 
@@ -211,37 +233,22 @@ def _errors_of(run: Path, config: TrainConfig, device: torch.device) -> Iterator
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PlannedStep:
-    epoch: int
-    """Counted from 1."""
-    places_B: NDArray[np.intp]
-    """Pairs, as `muse.head.data.read_pairs` takes them."""
-    ends_epoch: bool
+def _read_batch(
+    store: FeatureStore,
+    selection: SplitSelection,
+    places_B: NDArray[np.intp],
+    *,
+    device: torch.device,
+) -> HeadBatch:
+    """A batch, in pinned memory where it goes to CUDA."""
+    batch = read_pairs(store, selection, places_B)
+    return batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
 
 
-def _plan_steps(selection: SplitSelection, config: TrainConfig) -> list[_PlannedStep]:
-    """Every step of the run, decided by the selection and the seed alone."""
-    plan = []
-    for epoch in range(config.epochs):
-        batches = epoch_batches(
-            len(selection.caption_rows_Q),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-        )
-        for number, places_B in enumerate(batches, start=1):
-            ends_epoch = number == len(batches)
-            plan.append(_PlannedStep(epoch=epoch + 1, places_B=places_B, ends_epoch=ends_epoch))
-    return plan
-
-
-def _read_step(
-    store: FeatureStore, selection: SplitSelection, step: _PlannedStep, *, device: torch.device
-) -> tuple[_PlannedStep, HeadBatch]:
-    """A step's batch, in pinned memory where it goes to CUDA."""
-    batch = read_pairs(store, selection, step.places_B)
-    return step, batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
+def _resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
+    """Never ``auto``; a deterministic run has no use for mamba-ssm's kernel."""
+    wanted = "cpu" if config.deterministic and config.scan == "auto" else config.scan
+    return resolve_backend(wanted, device)
 
 
 def _new_learner(
@@ -255,6 +262,8 @@ def _new_learner(
 ) -> Learner:
     """A head with initial weights and what trains it, from the global random state."""
     module = RetrievalHead(head, scan=scan).to(device)
+    if isinstance(module.aggregator, MuseAggregator):
+        module.aggregator.recompute = config.recompute
     optimizer = HeadOptimizer(
         module,
         peak_lr=config.lr,
@@ -262,6 +271,8 @@ def _new_learner(
         num_steps=num_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        optimizer=config.optimizer,
+        decay=config.decay,
     )
     return Learner(
         module,
@@ -269,4 +280,5 @@ def _new_learner(
         duplicates=config.duplicates,
         videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
         precision=precision,
+        ema=config.ema,
     )

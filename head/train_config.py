@@ -6,11 +6,16 @@ from typing import get_args
 
 from muse.errors import UsageError
 from muse.head.devices import Device, Precision
+from muse.head.head_config import Mode
 from muse.head.loss import Duplicates
+from muse.head.optimizer import DecayRule, OptimizerName
 from muse.head.scan.select import ScanBackend
 
 # 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames 36 GiB in bf16.
 VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
+
+SELECT_AUTO = "auto"
+SELECT_NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,23 +27,51 @@ class TrainConfig:
     epochs: int = 5
     """Passes over all caption and video pairs."""
     batch_size: int = 128
-    """Pairs a step."""
+    """Pairs of a batch; a step is one batch, or as many as ``accumulate`` says."""
     videos_at_once: int | None = None
-    """Videos of a step that are embedded together; fewer need less memory and one more forward.
+    """Videos of a batch that are embedded together; fewer need less memory and one more forward.
 
     None: `VIDEOS_AT_ONCE` of the device."""
+    recompute: bool = False
+    """Whether each block's activations are made again for the gradient rather than kept: one more
+    forward, the same numbers, less memory. Read by the ``muse`` aggregator."""
+    accumulate: int = 1
+    """Batches a step: its gradient is that of their mean loss, and steps, schedule and checkpoints
+    count it as one. What an epoch has left over is left out.
+
+    Unlike ``videos_at_once``, which keeps every negative of a larger batch, each of these batches
+    sees its own pairs alone: a smoother gradient, no harder task."""
+    optimizer: OptimizerName = "adamw"
+    """``bertadam``: as published, `muse.head.bert_adam`."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.2
-    """Of matrices; norms, biases, A, D and the temperature have none."""
+    """Of what ``decay`` names."""
+    decay: DecayRule = "matrices"
+    """``matrices``: norms, biases, A, D and the temperature are not decayed; ``published``: all
+    but biases are."""
     warmup: float = 0.1
     """Part of all steps in which the learning rate grows linearly from 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm over all parameters."""
+    ema: float = 0.0
+    """Decay a step of an average of the weights, which is then what the run ends with; 0: none."""
+    select_on: str = SELECT_AUTO
+    """The split that the head is measured on after each epoch; the run ends with the best epoch's
+    weights (`muse.head.selection`).
+
+    ``auto``: what ``hold_out`` holds out, else the store's validation split, else none; ``none``:
+    the run ends with the last epoch's."""
+    hold_out: float = 0.0
+    """Part of the training split's videos that is not trained on but selected on, for a store
+    without a validation split."""
     duplicates: Duplicates = "masked"
     """What a second pair of the same video is in a batch; see `muse.head.loss`."""
     seed: int = 42
-    """Decides initial weights, order of pairs and dropout."""
+    """Decides initial weights, order of pairs, dropout and what is held out."""
+    deterministic: bool = False
+    """Whether CUDA repeats a run bit for bit, as a CPU does anyway; slower. ``scan`` is then
+    ``cpu`` where it is ``auto``."""
     precision: Precision = "auto"
     """``auto``: bf16 matrix products on CUDA, fp32 elsewhere. The scan is fp32 always."""
     device: Device = "auto"
@@ -49,7 +82,7 @@ class TrainConfig:
     """Steps between checkpoints, beside the one at the end of each epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "videos_at_once", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "videos_at_once", "accumulate", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: at least 1 is needed")
@@ -58,11 +91,14 @@ class TrainConfig:
                 raise UsageError(f"{name} {getattr(self, name)}: choose a number above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"weight_decay {self.weight_decay}: choose 0 or more")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup {self.warmup}: choose a part from 0 up to 1")
+        for name in ("warmup", "ema", "hold_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: choose a part from 0 up to 1")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed}: choose a number from 0 to 2**63 - 1")
         for name, choices in (
+            ("optimizer", get_args(OptimizerName)),
+            ("decay", get_args(DecayRule)),
             ("duplicates", get_args(Duplicates)),
             ("precision", get_args(Precision)),
             ("device", get_args(Device)),
@@ -72,3 +108,35 @@ class TrainConfig:
                 raise UsageError(
                     f"{name} {getattr(self, name)!r}: choose one of {', '.join(choices)}"
                 )
+        self._require_fitting()
+
+    def _require_fitting(self) -> None:
+        """Refuses settings that contradict each other."""
+        if self.deterministic and self.scan == "mamba-ssm":
+            raise UsageError(
+                "scan mamba-ssm with deterministic: its backward adds in an order that changes. "
+                "Choose scan cpu, which runs on CUDA too, or auto."
+            )
+        is_named = self.select_on not in (SELECT_AUTO, SELECT_NONE)
+        if self.hold_out and self.select_on != SELECT_AUTO:
+            raise UsageError(
+                f"hold_out {self.hold_out} with select_on {self.select_on!r}: what is held out is "
+                "what is selected on. Leave one of them away."
+            )
+        is_trained_on = self.select_on == self.split or "all" in (self.select_on, self.split)
+        if is_named and is_trained_on:
+            raise UsageError(
+                f"select_on {self.select_on!r}: it is trained on. Name another split, or hold a "
+                "part back with --hold-out 0.05."
+            )
+
+
+def training_of_mode(mode: Mode) -> TrainConfig:
+    """The preset of training that goes with `muse.head.head_config.head_of_mode`.
+
+    ``release`` is the published optimiser, with duplicate videos of a batch as negatives; its rate
+    for a head, 1e-3, is everybody's here.
+    """
+    if mode == "release":
+        return TrainConfig(optimizer="bertadam", decay="published", duplicates="negatives")
+    return TrainConfig()

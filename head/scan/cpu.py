@@ -82,9 +82,10 @@ class _LinearRecurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy_MLE: Tensor) -> tuple[Tensor, ...]:
-        sequences = _Sequences(*ctx.saved_tensors[:5])
+        saved = ctx.saved_tensors  # once: activation checkpointing gives them a single time
+        sequences = _Sequences(*saved[:5])
         gradients = _Sequences(*(torch.empty_like(tensor) for tensor in sequences))
-        groups = zip(_groups(sequences.A_MNE), ctx.saved_tensors[5:], strict=True)
+        groups = zip(_groups(sequences.A_MNE), saved[5:], strict=True)
         for rows, kept in groups:
             _backward_group(sequences.rows(rows), dy_MLE[rows], kept, gradients.rows(rows))
         return gradients

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import get_args
 
+from muse.cli import train_flags
 from muse.cli.ablate import TableFlag
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import (
@@ -17,15 +18,18 @@ from muse.cli.extract import (
     extract,
 )
 from muse.cli.flags import ScanFlag, ViewFlag
-from muse.cli.train_head import (
+from muse.cli.train_flags import (
     AggregatorFlag,
+    DecayFlag,
     DuplicatesFlag,
+    OptimizerFlag,
     TrainPrecisionFlag,
-    train_head,
 )
+from muse.cli.train_head import train_head
 from muse.head.devices import Precision as TrainPrecision
-from muse.head.head_config import Aggregator, HeadConfig
+from muse.head.head_config import CHOICES, Aggregator, HeadConfig, Mode
 from muse.head.loss import Duplicates
+from muse.head.optimizer import DecayRule, OptimizerName
 from muse.head.paper_tables import TABLE_NAMES
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import TrainConfig
@@ -83,8 +87,9 @@ def test_defaults_of_train_head_are_those_of_its_configs() -> None:
     for name, value in _fields(TrainConfig).items():
         assert name in constants or flags[name] == value, name
     head = _fields(HeadConfig)
-    for name in ("aggregator", "depth", "dropout"):
-        assert flags[name] == head[name], name
+    of_the_store = {"max_frames", "logit_scale_init", "factors"}
+    for name, value in head.items():
+        assert name in of_the_store or flags[name] == value, name
     assert flags["factors"] == ",".join(f"{factor:g}" for factor in head["factors"])  # type: ignore[attr-defined]
 
 
@@ -100,8 +105,13 @@ def test_choices_are_their_owners() -> None:
     assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
     assert tuple(AggregatorFlag) == get_args(Aggregator)
+    assert tuple(train_flags.ModeFlag) == get_args(Mode)
+    for field, choices in CHOICES.items():
+        assert tuple(getattr(train_flags, f"{field.capitalize()}Flag")) == choices, field
     assert tuple(TableFlag) == (*TABLE_NAMES, "all")
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
+    assert tuple(OptimizerFlag) == get_args(OptimizerName)
+    assert tuple(DecayFlag) == get_args(DecayRule)
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))
 

@@ -158,6 +158,18 @@ def with_header(store: MemoryStore, header: StoreHeader) -> MemoryStore:
     )
 
 
+def with_split(store: MemoryStore, split: str, *, num_videos: int) -> MemoryStore:
+    """The same features, the first videos' captions in another split."""
+    names = {f"video{row}" for row in range(num_videos)}
+    captions = [
+        replace(caption, split=split) if caption.video_id in names else caption
+        for caption in store.captions
+    ]
+    return MemoryStore(
+        store.header, store._clips, captions, store._embeddings_QD, store.has_embedding_Q
+    )
+
+
 def other_frames(store: MemoryStore) -> MemoryStore:
     """A store that says it was sampled otherwise."""
     sampling = replace(store.header.sampling, num_frames=NUM_FRAMES + 1)

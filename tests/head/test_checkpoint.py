@@ -8,19 +8,17 @@ from memory_store import make_store, other_frames
 from safetensors.torch import load_file, save_file
 
 from muse.errors import CheckpointError, IncompatibleStoreError
-from muse.head import checkpoint
+from muse.head import run_files
 from muse.head.checkpoint import (
     RunConfig,
-    TrainingState,
     load_head,
     open_run,
     read_config,
-    read_state,
     write_config,
-    write_state,
 )
 from muse.head.head_config import HeadConfig
 from muse.head.model import RetrievalHead
+from muse.head.training_state import TrainingState, read_state, write_state
 
 HEAD = HeadConfig(dim=16, factors=(1.0,), depth=1, d_state=2)
 BASELINES = (
@@ -188,7 +186,7 @@ def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(run_files.os, "fsync", full)
     state = TrainingState(step=9, head=head.state_dict(), optimizer={}, random={})
     with pytest.raises(CheckpointError, match=r"after step 9.*No space left on device"):
         write_state(tmp_path, state)

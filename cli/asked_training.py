@@ -1,0 +1,228 @@
+"""What ``muse train-head`` and ``muse ablate`` are asked to train: flags to configurations.
+
+A mode is a preset of head and training; a flag that was given wins over it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
+from muse.cli.replay import ConfigOption
+from muse.cli.train_flags import (
+    AggregatorFlag,
+    DecayFlag,
+    DuplicatesFlag,
+    InitFlag,
+    MixerFlag,
+    ModeFlag,
+    OptimizerFlag,
+    OrderFlag,
+    PaddingFlag,
+    PyramidFlag,
+    ReadoutFlag,
+    ResidualFlag,
+    TrainPrecisionFlag,
+)
+from muse.errors import UsageError
+
+if TYPE_CHECKING:
+    from muse.head.head_config import HeadConfig
+    from muse.head.train_config import TrainConfig
+    from muse.pipeline.store import FeatureStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedTraining:
+    """What the flags ask for."""
+
+    store: "FeatureStore"
+    out: Path
+    head: "HeadConfig"
+    config: "TrainConfig"
+    num_seeds: int | None
+    """None: one run, whose folder is ``out`` itself."""
+    evaluate_on: str | None
+    json_lines: bool
+
+
+# Its docstring is the command's help: `train_head` takes both over.
+def asked_training(
+    context: typer.Context,
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run, made or continued.")],
+    config_file: ConfigOption = None,
+    mode: Annotated[
+        ModeFlag,
+        typer.Option(
+            help="Defaults of the other flags: paper; release, as the published code does it; "
+            "muse, what we recommend."
+        ),
+    ] = ModeFlag.paper,
+    split: Annotated[
+        str, typer.Option(help="Captions to train on; all for every split.")
+    ] = "train",
+    epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a batch.")] = 128,
+    videos_at_once: Annotated[
+        int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
+    ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="muse: less memory, same numbers, one more forward."),
+    ] = False,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches a step; each sees its own negatives alone.")
+    ] = 1,
+    optimizer: Annotated[
+        OptimizerFlag, typer.Option(help="adamw, or bertadam as published.")
+    ] = OptimizerFlag.adamw,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of what --decay names.")] = 0.2,
+    decay: Annotated[
+        DecayFlag, typer.Option(help="matrices, or as published all but biases.")
+    ] = DecayFlag.matrices,
+    warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
+    ema: Annotated[
+        float, typer.Option(help="Decay of an average of the weights to end with; 0 for none.")
+    ] = 0.0,
+    select_on: Annotated[
+        str,
+        typer.Option(
+            help="Split to choose the best epoch on; auto is the store's validation split, if any;"
+            " none ends with the last epoch."
+        ),
+    ] = "auto",
+    hold_out: Annotated[
+        float,
+        typer.Option(help="Part of the training videos to choose the best epoch on instead."),
+    ] = 0.0,
+    aggregator: Annotated[
+        AggregatorFlag,
+        typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
+    ] = AggregatorFlag.muse,
+    depth: Annotated[int, typer.Option(help="BiMamba blocks, or layers of seq-transf.")] = 4,
+    factors: Annotated[
+        str,
+        typer.Option(help="muse: scales, as factors on the patch grid; none for class tokens."),
+    ] = "0.5,1,2",
+    scales: Annotated[
+        str | None,
+        typer.Option(help="muse: the same as cells along a side, as 1,3,7,14; 1: class token."),
+    ] = None,
+    order: Annotated[
+        OrderFlag, typer.Option(help="muse: how the tokens of frames and scales follow each other.")
+    ] = OrderFlag.scale,
+    mixer: Annotated[
+        MixerFlag, typer.Option(help="muse: what mixes the sequence in each block.")
+    ] = MixerFlag.bimamba_v2,
+    residual: Annotated[
+        ResidualFlag, typer.Option(help="muse: how a block adds to its input.")
+    ] = ResidualFlag.gated,
+    readout: Annotated[
+        ReadoutFlag, typer.Option(help="muse: what of the sequence becomes the frames.")
+    ] = ReadoutFlag.class_,
+    dropout: Annotated[float, typer.Option(help="muse: of the last block.")] = 0.1,
+    d_state: Annotated[int, typer.Option(help="muse: states of a channel of the scan.")] = 16,
+    d_conv: Annotated[int, typer.Option(help="muse: taps of the scan's convolution.")] = 4,
+    expand: Annotated[int, typer.Option(help="muse: the scan's width over the tokens'.")] = 1,
+    pyramid: Annotated[
+        PyramidFlag, typer.Option(help="muse: trained, or random and frozen as published.")
+    ] = PyramidFlag.trained,
+    init: Annotated[
+        InitFlag, typer.Option(help="muse: Mamba's own and zero gates, or normal as published.")
+    ] = InitFlag.mamba,
+    padding: Annotated[
+        PaddingFlag, typer.Option(help="muse: frames that are none, dropped, or as published.")
+    ] = PaddingFlag.dropped,
+    duplicates: Annotated[
+        DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
+    ] = DuplicatesFlag.masked,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same bits again on a GPU too; slower.")
+    ] = False,
+    view: ViewOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        TrainPrecisionFlag, typer.Option(help="auto is bf16 on a GPU, else fp32.")
+    ] = TrainPrecisionFlag.auto,
+    scan: ScanOption = ScanFlag.auto,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints, beside each epoch's.")
+    ] = 500,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs, from --seed on: OUT/seed-42, … and their mean.")
+    ] = None,
+    evaluate_on: Annotated[
+        str | None, typer.Option(help="With --seeds: split to evaluate each on, else test.")
+    ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
+    ] = False,
+) -> AskedTraining:
+    """Train the MUSE head, or a baseline of it, on a feature store."""
+    given = _given(context, locals())
+    from muse.head.determinism import prepare_process
+    from muse.head.head_config import head_of_mode
+    from muse.head.train_config import training_of_mode
+    from muse.pipeline.store import open_store
+
+    if deterministic:
+        prepare_process()
+    opened = open_store(store, view=view.value if view else None)
+    if "scales" in given or "factors" in given:
+        given["factors"] = _factors(opened, given)
+    return AskedTraining(
+        store=opened,
+        out=out,
+        head=_changed(head_of_mode(mode.value, opened.header), given),
+        config=_changed(training_of_mode(mode.value), given),
+        num_seeds=seeds,
+        evaluate_on=evaluate_on,
+        json_lines=json_lines,
+    )
+
+
+def _given(context: typer.Context, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were typed, or come from ``--config``; enumerations as their values."""
+    found = {}
+    for name, value in flags.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            found[name] = value.value if isinstance(value, StrEnum) else value
+    return found
+
+
+def _changed(config: Any, given: Mapping[str, Any]) -> Any:
+    """A configuration with those of its fields that were given."""
+    names = {field.name for field in dataclasses.fields(config)} & given.keys()
+    return dataclasses.replace(config, **{name: given[name] for name in names})
+
+
+def _factors(store: "FeatureStore", given: Mapping[str, Any]) -> tuple[float, ...]:
+    from muse.head.pyramid import factors_of_sides
+
+    if "scales" not in given:
+        return _numbers("factors", given["factors"])
+    if "factors" in given:
+        raise UsageError(
+            f"--scales {given['scales']} with --factors {given['factors']}: name one of them."
+        )
+    return factors_of_sides(store.header.encoder.grid, _numbers("scales", given["scales"]))
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--{flag} {text!r}: write numbers with commas, such as 0.5,1,2, or none."
+        ) from None
