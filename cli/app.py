@@ -15,7 +15,8 @@ import muse
 from muse.cli.ablate import CONTEXT, USAGE, ablate
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
-from muse.cli.head import influence
+from muse.cli.head_import import import_head
+from muse.cli.head_influence import influence
 from muse.cli.search import search
 from muse.cli.store import errors, info
 from muse.cli.store_check import diff, verify
@@ -37,7 +38,9 @@ app = typer.Typer(
 store_app = typer.Typer(
     help="Look at, check, compare and export a feature store.", no_args_is_help=True
 )
-head_app = typer.Typer(help="Look into a trained head.", no_args_is_help=True)
+head_app = typer.Typer(
+    help="Look into a trained head, or import a published one.", no_args_is_help=True
+)
 world_app = typer.Typer(
     help="Videos with known answers, to try everything on.", no_args_is_help=True
 )
@@ -51,6 +54,7 @@ app.add_typer(head_app, name="head")
 app.add_typer(world_app, name="world")
 world_app.command("make")(make)
 head_app.command("influence")(influence)
+head_app.command("import")(import_head)
 store_app.command("info")(info)
 store_app.command("errors")(errors)
 store_app.command("verify")(verify)
@@ -72,11 +76,6 @@ def main() -> None:
 @world_app.callback()
 def _world() -> None:
     """Keeps ``make`` a word of its own: typer drops it where it is a group's only command."""
-
-
-@head_app.callback()
-def _head() -> None:
-    """Keeps ``influence`` a word of its own, as above."""
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muse.cli.head import change_text, percent_text
+from muse.cli.head_influence import change_text, percent_text
 from muse.head.scale_removal import RecallChange
 from tests.cli.conftest import Outcome
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from muse.errors import UsageError
-from muse.head.pyramid import FeaturePyramid, PyramidStage, cells_per_scale
+from muse.head.pyramid import FeaturePyramid, PyramidStage, cells_per_scale, factors_of_sides
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -85,3 +85,24 @@ def test_factor_that_leaves_nothing_of_the_grid_is_refused() -> None:
 def test_unknown_factor_is_refused_with_the_choices() -> None:
     with pytest.raises(UsageError, match=r"factor 3\.0: choose from \(0\.25, 0\.5"):
         cells_per_scale(7, (3.0,))
+
+
+@pytest.mark.parametrize(
+    ("grid", "sides", "factors"),
+    [
+        (7, (1, 3, 7, 14), (0.5, 1.0, 2.0)),
+        (7, (28, 3), (4.0, 0.5)),
+        (7, (1,), ()),
+        (14, (3, 14, 56), (0.25, 1.0, 4.0)),
+        (16, (8, 16, 32), (0.5, 1.0, 2.0)),
+    ],
+)
+def test_scales_are_named_by_their_cells_a_side(
+    grid: int, sides: tuple[float, ...], factors: tuple[float, ...]
+) -> None:
+    assert factors_of_sides(grid, sides) == factors
+
+
+def test_a_scale_that_no_factor_leaves_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"scale 5: of 7 x 7 patches choose 1, 3, 7, 14, 28 cells"):
+        factors_of_sides(7, (5,))
