@@ -42,8 +42,9 @@ def ablate(
     Every flag of `muse train-head` can be given and holds for all rows.
     """
     from muse.cli.ablation_text import Ablation, print_tables, write_tables
+    from muse.cli.head_history import print_remarks
     from muse.cli.report import print_error
-    from muse.cli.seeds import DEFAULT_SPLIT, note_training
+    from muse.cli.seeds import DEFAULT_SPLIT
     from muse.head.ablation import plan_runs
     from muse.head.paper_tables import TABLE_NAMES, paper_table
     from muse.head.seeds import require_split, seeds_from
@@ -60,7 +61,8 @@ def ablate(
         outcomes.append(_run(asked, run, split=split, place=f"{number} of {len(planned)}"))
         write_tables(ablation, outcomes)
     print_tables(ablation, outcomes, as_json=asked.json_lines)
-    note_training(asked.config.split, split)
+    if finished := [outcome.result for outcome in outcomes if outcome.result is not None]:
+        print_remarks(str(finished[0].run), split)
     num_failed = sum(outcome.reason is not None for outcome in outcomes)
     if num_failed:
         print_error(f"{num_failed} of {len(planned)} runs failed; the tables say why.")

@@ -233,7 +233,15 @@ def _remarks(ablation: Ablation, rows: "Sequence[RowResult]") -> list[str]:
         f"Paper: text to video R@1 / 5 / 10 / MnR on {PAPER_SETTING}: another setting, whose "
         "numbers can't be held against these; at most the order of the rows can."
     )
-    return [noise, cost, paper, *failed]
+    return [*_chosen_on_it(rows), noise, cost, paper, *failed]
+
+
+def _chosen_on_it(rows: "Sequence[RowResult]") -> list[str]:
+    """A warning, if epochs were chosen on the split whose numbers these are."""
+    reports = [result.report for row in rows for result in row.results]
+    if not any(report.get("selected_on") == report["split"] for report in reports):
+        return []
+    return ["OPTIMISTIC: the epochs were chosen on this very split."]
 
 
 def _counts(rows: "Sequence[RowResult]") -> str:

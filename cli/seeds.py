@@ -5,7 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from muse.cli.report import print_json_line, print_line, print_note, print_table
+from muse.cli.head_history import print_remarks
+from muse.cli.report import print_json_line, print_line, print_table
 
 if TYPE_CHECKING:
     from muse.cli.asked_training import AskedTraining
@@ -47,7 +48,7 @@ def train_seeds(asked: "AskedTraining", *, num_seeds: int) -> None:
         print_json_line({"event": "done", "run": str(asked.out), "spread": spread})
         return
     print_seeds(reports)
-    note_training(asked.config.split, split)
+    print_remarks(str(results[0].run), split)
 
 
 def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
@@ -82,12 +83,6 @@ def seeds_text(seeds: list[int]) -> str:
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
     return f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
-
-
-def note_training(trained_on: str, split: str) -> None:
-    """A remark, if what was evaluated on had been trained on."""
-    if trained_on == split or "all" in (trained_on, split):
-        print_note(f"the head was trained on split {split!r}: these are not test numbers.")
 
 
 def _say(result: "SeedResult", *, as_json: bool) -> None:

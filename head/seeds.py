@@ -9,6 +9,7 @@
 Knows nothing of terminals, nor of what the heads are compared for.
 """
 
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -28,6 +29,7 @@ from muse.head.head_config import HeadConfig
 from muse.head.run_files import CONFIG_FILE, HEAD_FILE, replace_file
 from muse.head.run_log import read_log
 from muse.head.scan.select import resolve_backend
+from muse.head.selection import read_selection
 from muse.head.spread import Spread, spread_of
 from muse.head.train import StepReport, train
 from muse.head.train_config import TrainConfig
@@ -147,7 +149,8 @@ def train_seed(
     peak = _train(store, run, config=config, head=head, command=command, on_step=on_step)
     evaluation = _evaluation(store, run, config=config, split=split, peak_memory_bytes=peak)
     run_config = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-    seconds = _step_seconds(run, min(config.batch_size, run_config["num_captions"]))
+    pairs = min(config.batch_size, run_config["num_captions"]) * config.accumulate
+    seconds = _step_seconds(run, pairs)
     return SeedResult(
         seed=config.seed,
         run=run,
@@ -260,6 +263,8 @@ def _evaluation(
             f"{device} ran out of memory when {run} was evaluated, {VIDEOS_AT_A_TIME} videos at a "
             "time in float32. Use a larger GPU, or --device cpu."
         ) from error
+    record = read_selection(run)
+    report = dataclasses.replace(report, selected_on=record.name if record else "")
     evaluation = {
         **about,
         "num_parameters": sum(weight.numel() for weight in weights),
