@@ -239,7 +239,8 @@ def _remarks(ablation: Ablation, rows: "Sequence[RowResult]") -> list[str]:
 def _chosen_on_it(rows: "Sequence[RowResult]") -> list[str]:
     """A warning, if epochs were chosen on the split whose numbers these are."""
     reports = [result.report for row in rows for result in row.results]
-    if not any(report.get("selected_on") == report["split"] for report in reports):
+    chosen_on = [report["selected_on"] for report in reports if "selected_on" in report]
+    if not any(report["split"] in chosen_on for report in reports if "selected_on" in report):
         return []
     return ["OPTIMISTIC: the epochs were chosen on this very split."]
 
