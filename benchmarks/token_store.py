@@ -5,9 +5,11 @@ Usage: python benchmarks/token_store.py STORE --num-videos 1024 --captions-each 
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
@@ -16,12 +18,13 @@ from muse.pipeline.records import Caption, ClipFeatures, Listing, VideoRef
 from muse.pipeline.store_writer import StoreWriter
 
 
-def rows_of(num_videos: int, captions_each: int) -> ListedRows:
-    """Videos v000000, … with captions in split train; one in ten in split test."""
+def rows_of(num_videos: int, captions_each: int, *, test_every: int = 10) -> ListedRows:
+    """Videos v000000, … with captions in split train; one in ``test_every`` in split test."""
     ids = [f"v{number:06d}" for number in range(num_videos)]
+    splits = ["test" if n % test_every == test_every - 1 else "train" for n in range(num_videos)]
     captions = [
-        Caption(video_id=i, text=f"caption {c} of {i}", split="test" if n % 10 == 9 else "train")
-        for n, i in enumerate(ids)
+        Caption(video_id=i, text=f"caption {c} of {i}", split=split)
+        for i, split in zip(ids, splits, strict=True)
         for c in range(captions_each)
     ]
     videos = tuple(VideoRef(video_id=i, path=Path(f"/{i}.mp4")) for i in ids)
@@ -29,7 +32,7 @@ def rows_of(num_videos: int, captions_each: int) -> ListedRows:
     return rows_of_new_store(sorted_listing(listing))
 
 
-def encoder_of(grid: int, dim: int) -> EncoderInfo:
+def encoder_of(grid: int, dim: int, *, logit_scale: float = math.log(100)) -> EncoderInfo:
     """An encoder's description, as if these tokens had come from it."""
     unit = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     crop = Preprocessing(
@@ -38,45 +41,73 @@ def encoder_of(grid: int, dim: int) -> EncoderInfo:
     return EncoderInfo(
         spec="random", weights_sha256="0" * 64, dim=dim, grid=grid, width=dim, num_blocks=0,
         tokens_per_frame=1 + grid * grid,
-        precision="fp32", logit_scale=math.log(100), preprocessing=crop,
+        precision="fp32", logit_scale=logit_scale, preprocessing=crop,
     )  # fmt: skip
 
 
-def write_store(
-    path: Path, *, num_videos: int, captions_each: int, num_frames: int, grid: int, dim: int
+def write_rows(
+    path: Path,
+    rows: ListedRows,
+    *,
+    tokens_of: Callable[[int], NDArray[np.floating]],
+    texts_QD: NDArray[np.floating],
+    num_frames: int,
+    grid: int,
+    dim: int,
+    logit_scale: float = math.log(100),
 ) -> None:
-    """A finished store; a caption's embedding is near its video's mean class token."""
-    rows = rows_of(num_videos, captions_each)
+    """A finished store of given tokens.
+
+    Args:
+        path: A new folder.
+        rows: Of `rows_of`.
+        tokens_of: (T, K, D) of a video by its row; called once a row, in order.
+        texts_QD: Caption embeddings by row.
+        num_frames: T.
+        grid: G; K is 1 + G * G.
+        dim: D.
+        logit_scale: Where a head's temperature begins.
+    """
     header = header_of(
-        rows, encoder=encoder_of(grid, dim), sampling=Sampling(num_frames=num_frames),
-        shard_size=64, batch_videos=8,
-    )  # fmt: skip
+        rows,
+        encoder=encoder_of(grid, dim, logit_scale=logit_scale),
+        sampling=Sampling(num_frames=num_frames),
+        shard_size=64,
+        batch_videos=8,
+    )
     writer = StoreWriter.create(path, header, rows)
-    rng = np.random.default_rng(0)
-    means = rng.standard_normal((num_videos, dim), dtype=np.float32)
-    shape = (num_frames, 1 + grid * grid, dim)
     for shard in all_video_shards(rows, shard_size=header.shard_size):
         clips = [
             ClipFeatures(
                 video_id=video.video_id,
-                arrays={
-                    "tokens": (
-                        means[shard.first_row + place]
-                        + rng.standard_normal(shape, dtype=np.float32)
-                    ).astype(np.float16)
-                },
+                arrays={"tokens": tokens_of(shard.first_row + place).astype(np.float16)},
                 valid_T=np.ones(num_frames, dtype=np.bool_),
                 pts_seconds_T=np.arange(num_frames, dtype=np.float64),
             )
             for place, video in enumerate(shard.videos)
         ]
         writer.write_video_shard(shard, clips, seconds={})
-    texts = np.repeat(means, captions_each, axis=0)
-    texts += 3 * rng.standard_normal(texts.shape, dtype=np.float32)
     for captions in all_caption_shards(rows):
         end = captions.first_row + len(captions.captions)
-        embeddings = texts[captions.first_row : end].astype(np.float16)
+        embeddings = texts_QD[captions.first_row : end].astype(np.float16)
         writer.write_caption_shard(captions, embeddings, seconds={})
+
+
+def write_store(
+    path: Path, *, num_videos: int, captions_each: int, num_frames: int, grid: int, dim: int
+) -> None:
+    """A finished store; a caption's embedding is near its video's mean class token."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((num_videos, dim), dtype=np.float32)
+    shape = (num_frames, 1 + grid * grid, dim)
+    noise = np.random.default_rng(1)
+    texts = np.repeat(means, captions_each, axis=0)
+    texts += 3 * noise.standard_normal(texts.shape, dtype=np.float32)
+    write_rows(
+        path, rows_of(num_videos, captions_each),
+        tokens_of=lambda row: means[row] + rng.standard_normal(shape, dtype=np.float32),
+        texts_QD=texts, num_frames=num_frames, grid=grid, dim=dim,
+    )  # fmt: skip
 
 
 def main() -> None:
