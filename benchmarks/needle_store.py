@@ -1,9 +1,11 @@
 """Generates a feature store in which one patch of one frame says which video it is: the needle.
 
-All else is noise. A video has a direction, drawn at random; its captions are that direction with a
-little noise; its needle is a fixed rotation of the direction plus a fixed mark that no other token
-has, so that a head can learn to find it and to turn it back. One video in five is in split test,
-and its direction was never trained on. Mean pooling is at chance: class tokens say nothing.
+All else is noise around one direction that all tokens share, as CLIP's do. A video has a direction
+of its own, drawn at random; its captions are that direction with a little noise; its needle is a
+fixed rotation of the direction plus a fixed mark that no other token has, so that a head can learn
+to find it and to turn it back. One video in five is in split test, and its direction was never
+trained on. Mean pooling is at chance: class tokens say nothing. With a few hundred videos a head
+learns them by heart and finds nothing; hence thousands.
 
 Usage: python benchmarks/needle_store.py STORE
 """
@@ -20,6 +22,7 @@ from token_store import rows_of, write_rows
 
 NORM = 10.0  # of a token, as CLIP's
 TEST_EVERY = 5
+COMMON = 0.9  # of a noise token's squared length, what it shares with all others
 # CLIP's ln 100 is for cosines that differ by little. Of noise they differ by a lot: a loss of
 # thirties, whose gradient is about the loudest pair of a batch.
 LOGIT_SCALE = math.log(10)
@@ -46,6 +49,11 @@ class NeedleWorld:
         return _units(np.random.default_rng([self.seed, 1]), (self.dim,))
 
     @cached_property
+    def common(self) -> NDArray[np.float32]:
+        """(D,) unit vector: what all tokens but needles share."""
+        return _units(np.random.default_rng([self.seed, 6]), (self.dim,))
+
+    @cached_property
     def turn(self) -> NDArray[np.float32]:
         """(D, D) rotation, from a direction to what a needle shows of it."""
         square = np.random.default_rng([self.seed, 2]).standard_normal((self.dim, self.dim))
@@ -60,6 +68,7 @@ class NeedleWorld:
         """(T, K, D) of a video, all of length `NORM`."""
         rng = np.random.default_rng([self.seed, 4, video])
         noise = _units(rng, (self.num_frames, 1 + self.grid**2, self.dim))
+        noise = np.sqrt(COMMON) * self.common + np.sqrt(1 - COMMON) * noise
         noise -= (noise @ self.mark)[..., None] * self.mark
         noise[self.place(video)] = self.turn @ self.direction(video) + self.mark
         return NORM * noise / np.linalg.norm(noise, axis=-1, keepdims=True)
