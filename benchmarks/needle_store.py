@@ -1,10 +1,11 @@
 """Generates a feature store in which one patch of one frame says which video it is: the needle.
 
-All else is noise around one direction that all tokens of all videos share, as CLIP's do. A video
-has a direction, drawn at random; its captions are that direction with a little noise; its needle is
-a fixed rotation of the direction plus a fixed mark that no other token has, so that a head can
-learn to find it and to turn it back. One video in five is in split test, and its direction was
-never trained on. Mean pooling is at chance: class tokens say nothing.
+All else is noise around one direction that all tokens share, as CLIP's do. A video has a direction
+of its own, drawn at random; its captions are that direction with a little noise; its needle is a
+fixed rotation of the direction plus a fixed mark that no other token has, so that a head can learn
+to find it and to turn it back. One video in five is in split test, and its direction was never
+trained on. Mean pooling is at chance: class tokens say nothing. With a few hundred videos a head
+learns them by heart and finds nothing; hence thousands.
 
 Usage: python benchmarks/needle_store.py STORE
 """
