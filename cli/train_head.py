@@ -39,6 +39,20 @@ class MixerFlag(StrEnum):
     identity = "identity"
 
 
+class CaptionsFlag(StrEnum):
+    """Values of ``--captions``."""
+
+    all = "all"
+    one = "one"
+
+
+class ShuffleFlag(StrEnum):
+    """Values of ``--shuffle``."""
+
+    full = "full"
+    shards = "shards"
+
+
 class TrainPrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 
@@ -62,6 +76,16 @@ def train_head(
     ] = "train",
     epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 128,
+    captions: Annotated[
+        CaptionsFlag, typer.Option(help="An epoch has all, or one of each video, drawn anew.")
+    ] = CaptionsFlag.all,
+    shuffle: Annotated[
+        ShuffleFlag,
+        typer.Option(help="shards: reads a store larger than memory about once an epoch."),
+    ] = ShuffleFlag.full,
+    shuffle_window: Annotated[
+        int, typer.Option(help="shards: videos in memory, among which pairs are mixed.")
+    ] = 1024,
     videos_at_once: Annotated[
         int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
     ] = None,
@@ -121,6 +145,9 @@ def train_head(
         split=split,
         epochs=epochs,
         batch_size=batch_size,
+        captions=captions.value,
+        shuffle=shuffle.value,
+        shuffle_window=shuffle_window,
         videos_at_once=videos_at_once,
         lr=lr,
         weight_decay=weight_decay,

@@ -9,6 +9,7 @@ callback and words nothing but errors.
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,16 +29,11 @@ from muse.head.checkpoint import (
     read_state,
     write_state,
 )
-from muse.head.data import (
-    HeadBatch,
-    SplitSelection,
-    epoch_batches,
-    read_ahead,
-    read_pairs,
-    select_split,
-)
+from muse.head.data import HeadBatch, SplitSelection, select_split
 from muse.head.devices import Precision, resolve_device, resolve_precision
+from muse.head.epoch_order import PairOrder, epoch_batches
 from muse.head.learner import Learner
+from muse.head.loader import read_pair_batches
 from muse.head.model import HeadConfig, RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.run_log import RunLog
@@ -67,6 +63,8 @@ class StepReport:
     """Before it was scaled down."""
     pairs_per_second: float
     """Pairs of this step over its seconds, reading included."""
+    waiting_seconds: float
+    """Of those seconds, the ones in which its batch was not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +143,8 @@ def train(
         store,
     )
     state = read_state(run)
-    plan = _plan_steps(selection, config)
+    order = _pair_order(store, config)
+    plan = _plan_steps(selection, order, config.epochs)
     summary = TrainSummary(
         run=run,
         num_steps=len(plan),
@@ -167,7 +166,7 @@ def train(
         if state:
             learner.restore(state, source=run / STATE_FILE)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
-        read = partial(_read_step, store, selection, device=device)
+        read = partial(_read_steps, store, selection, order, device=device)
         with _errors_of(run, config, device), RunLog(run, first_step=learner.step) as log:
             for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
@@ -180,11 +179,15 @@ def train(
 def _steps(
     learner: Learner,
     plan: Sequence["_PlannedStep"],
-    read: Callable[["_PlannedStep"], tuple["_PlannedStep", HeadBatch]],
+    read: Callable[[Sequence["_PlannedStep"]], Iterator[HeadBatch]],
 ) -> Iterator[tuple[StepReport, bool]]:
     """Makes the steps that are left; each one's report, and whether it ends an epoch."""
-    start = time.perf_counter()
-    for planned, batch in read_ahead(plan[learner.step :], read):
+    left = plan[learner.step :]
+    batches, start = read(left), time.perf_counter()
+    for planned in left:
+        asked = time.perf_counter()
+        batch = next(batches)
+        waiting_seconds = time.perf_counter() - asked
         loss, grad_norm = learner.learn(batch)
         seconds, start = time.perf_counter() - start, time.perf_counter()
         report = StepReport(
@@ -196,6 +199,7 @@ def _steps(
             logit_scale=learner.head.logit_scale.item(),
             grad_norm=grad_norm,
             pairs_per_second=len(batch.text_BD) / seconds,
+            waiting_seconds=waiting_seconds,
         )
         yield report, planned.ends_epoch
 
@@ -225,32 +229,48 @@ class _PlannedStep:
     epoch: int
     """Counted from 1."""
     places_B: NDArray[np.intp]
-    """Pairs, as `muse.head.data.read_pairs` takes them."""
+    """Pairs, as `muse.head.epoch_order.epoch_batches` gives them."""
     ends_epoch: bool
 
 
-def _plan_steps(selection: SplitSelection, config: TrainConfig) -> list[_PlannedStep]:
-    """Every step of the run, decided by the selection and the seed alone."""
+def _pair_order(store: FeatureStore, config: TrainConfig) -> PairOrder:
+    return PairOrder(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        captions=config.captions,
+        shuffle=config.shuffle,
+        window_shards=math.ceil(config.shuffle_window / store.header.shard_size),
+        shard_size=store.header.shard_size,
+    )
+
+
+def _plan_steps(selection: SplitSelection, order: PairOrder, epochs: int) -> list[_PlannedStep]:
+    """Every step of the run, decided by the selection and the order alone."""
     plan = []
-    for epoch in range(config.epochs):
-        batches = epoch_batches(
-            len(selection.caption_rows_Q),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-        )
+    for epoch in range(epochs):
+        batches = epoch_batches(selection, order, epoch=epoch)
         for number, places_B in enumerate(batches, start=1):
             ends_epoch = number == len(batches)
             plan.append(_PlannedStep(epoch=epoch + 1, places_B=places_B, ends_epoch=ends_epoch))
     return plan
 
 
-def _read_step(
-    store: FeatureStore, selection: SplitSelection, step: _PlannedStep, *, device: torch.device
-) -> tuple[_PlannedStep, HeadBatch]:
-    """A step's batch, in pinned memory where it goes to CUDA."""
-    batch = read_pairs(store, selection, step.places_B)
-    return step, batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
+def _read_steps(
+    store: FeatureStore,
+    selection: SplitSelection,
+    order: PairOrder,
+    steps: Sequence[_PlannedStep],
+    *,
+    device: torch.device,
+) -> Iterator[HeadBatch]:
+    """The steps' batches, read ahead."""
+    return read_pair_batches(
+        store,
+        selection,
+        [step.places_B for step in steps],
+        device=device,
+        window_shards=order.window_shards if order.shuffle == "shards" else None,
+    )
 
 
 def _new_learner(

@@ -116,6 +116,16 @@ class RowArray:
         identity = self._storage.identity(self.file(file_index))
         return self._offset(file_index, place, identity) is not None
 
+    def first_absent(self, indices: NDArray[np.intp]) -> int | None:
+        """The first of some rows that was not written; None if all were."""
+        file_of = indices // self._rows_per_file
+        for file_index in np.unique(file_of).tolist():
+            here = indices[file_of == file_index].tolist()
+            for row in here if self._is_sharded else here[:1]:  # else they are there together
+                if not self.has_row(row):
+                    return int(row)
+        return None
+
     def rows(self, indices: NDArray[np.intp]) -> NDArray[Any]:
         """Some rows, (len(indices), *shape[1:])."""
         found = np.empty((len(indices), *self.shape[1:]), self.dtype)

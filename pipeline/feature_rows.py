@@ -90,9 +90,9 @@ class FeatureRows:
             StoreError: If the file that should hold one is gone or damaged.
         """
         embeddings = self.array("captions")
-        gone = [row for row in rows.tolist() if not embeddings.has_row(row)]
-        if gone:
-            raise self.lost("captions", gone[0])
+        absent = embeddings.first_absent(rows)
+        if absent is not None:
+            raise self.lost("captions", absent)
         return embeddings.rows(rows)
 
     def lost(self, name: str, row: int) -> StoreError:
@@ -114,8 +114,8 @@ class FeatureRows:
         array = self.array(name)
         for start, end in array.runs_of(rows):
             if not array.read_run(rows[start], target[start:end]):
-                gone = (row for row in rows[start:end] if not array.has_row(row))
-                raise self.lost(name, next(gone, rows[start]))
+                absent = array.first_absent(np.array(rows[start:end]))
+                raise self.lost(name, rows[start] if absent is None else absent)
 
     def _row(self, name: str, row: int) -> NDArray[Any]:
         found = self.array(name).written_row(row)

@@ -18,11 +18,14 @@ from muse.cli.extract import (
 from muse.cli.flags import ScanFlag, ViewFlag
 from muse.cli.train_head import (
     AggregatorFlag,
+    CaptionsFlag,
     DuplicatesFlag,
+    ShuffleFlag,
     TrainPrecisionFlag,
     train_head,
 )
 from muse.head.devices import Precision as TrainPrecision
+from muse.head.epoch_order import Captions, Shuffle
 from muse.head.loss import Duplicates
 from muse.head.model import Aggregator, HeadConfig
 from muse.head.scan.select import ScanBackend
@@ -98,7 +101,9 @@ def test_choices_are_their_owners() -> None:
     assert tuple(ViewFlag) == TOKEN_VIEWS
     assert set(DatasetFlag) == set(benchmarks())
     assert tuple(AggregatorFlag) == get_args(Aggregator)
+    assert set(CaptionsFlag) == set(get_args(Captions))
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
+    assert set(ShuffleFlag) == set(get_args(Shuffle))
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))
 
