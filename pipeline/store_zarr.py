@@ -248,10 +248,13 @@ class ZarrStore:
         Raises:
             StoreError: As `read_clip`.
         """
-        for row in rows:
-            self._require_frames(row)
+        rows_N = np.array(rows, dtype=np.intp)
+        valid_NT = self._valid_NT[rows_N]
+        if not (self.has_features_N[rows_N].all() and valid_NT.any(axis=1).all()):
+            for row in rows:
+                self._require_frames(row)
         self._rows.tokens_into(rows, tokens_NTKD, view=self.token_view)
-        return self._valid_NT[list(rows)]
+        return valid_NT
 
     def read_features(self, row: int) -> ClipFeatures:
         """All that is kept of one video.
