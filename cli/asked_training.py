@@ -16,6 +16,7 @@ from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, Vi
 from muse.cli.replay import ConfigOption
 from muse.cli.train_flags import (
     AggregatorFlag,
+    CaptionsFlag,
     DecayFlag,
     DuplicatesFlag,
     InitFlag,
@@ -27,6 +28,7 @@ from muse.cli.train_flags import (
     PyramidFlag,
     ReadoutFlag,
     ResidualFlag,
+    ShuffleFlag,
     TrainPrecisionFlag,
 )
 from muse.errors import UsageError
@@ -69,6 +71,16 @@ def asked_training(
     ] = "train",
     epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Pairs of a batch.")] = 128,
+    captions: Annotated[
+        CaptionsFlag, typer.Option(help="An epoch has all, or one of each video, drawn anew.")
+    ] = CaptionsFlag.all,
+    shuffle: Annotated[
+        ShuffleFlag,
+        typer.Option(help="shards: reads a store larger than memory about once an epoch."),
+    ] = ShuffleFlag.full,
+    shuffle_window: Annotated[
+        int, typer.Option(help="shards: videos in memory, among which pairs are mixed.")
+    ] = 1024,
     videos_at_once: Annotated[
         int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
     ] = None,
@@ -104,6 +116,7 @@ def asked_training(
     ] = 0.0,
     aggregator: Annotated[
         AggregatorFlag,
+        CaptionsFlag,
         typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
     ] = AggregatorFlag.muse,
     depth: Annotated[int, typer.Option(help="BiMamba blocks, or layers of seq-transf.")] = 4,

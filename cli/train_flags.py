@@ -78,6 +78,20 @@ class PaddingFlag(StrEnum):
     scanned = "scanned"
 
 
+class CaptionsFlag(StrEnum):
+    """Values of ``--captions``."""
+
+    all = "all"
+    one = "one"
+
+
+class ShuffleFlag(StrEnum):
+    """Values of ``--shuffle``."""
+
+    full = "full"
+    shards = "shards"
+
+
 class TrainPrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 

@@ -1,16 +1,15 @@
-"""A feature store as batches of tensors: which pairs a split holds, their order, and reading them.
+"""What of a feature store a head is given: the pairs of a split, and a batch of them as tensors.
 
-NumPy ends here and torch begins. Knows nothing of models or devices.
+NumPy ends here and torch begins. Knows nothing of models or devices, of the order of pairs
+(``epoch_order``) and of how they are read (``loader``).
 """
 
 # Legend: B pairs in a batch, T frames, K tokens a frame, D width, V videos and Q captions of a
 # split, N and M videos and captions of the store.
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +20,6 @@ from muse.errors import ManifestError
 from muse.pipeline.store import FeatureStore
 
 ALL_SPLITS = "all"
-NUM_BATCHES_AHEAD = 2
-
-Key = TypeVar("Key")
-Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,75 +124,9 @@ class HeadBatch:
         )
 
 
-def epoch_batches(
-    num_pairs: int, *, batch_size: int, seed: int, epoch: int
-) -> list[NDArray[np.intp]]:
-    """Every pair once, in an order that only the seed and the epoch decide.
-
-    What does not fill a batch is left out, as in the published code, unless nothing does: a set
-    smaller than a batch is one batch.
-
-    Returns:
-        Arrays of ``batch_size`` places from 0 to ``num_pairs`` - 1.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(num_pairs)
-    num_batches = num_batches_of(num_pairs, batch_size=batch_size)
-    return [order[i * batch_size : (i + 1) * batch_size] for i in range(num_batches)]
-
-
-def num_batches_of(num_pairs: int, *, batch_size: int) -> int:
-    """How many batches an epoch has."""
-    return max(1, num_pairs // batch_size)
-
-
-def read_pairs(
-    store: FeatureStore, selection: SplitSelection, places_B: NDArray[np.intp]
-) -> HeadBatch:
-    """Pairs of a selection; a video that several of them show is read once.
-
-    Args:
-        places_B: (B,) places in ``selection.caption_rows_Q``.
-    """
-    caption_rows_B = selection.caption_rows_Q[places_B]
-    video_rows_B = selection.video_rows_V[selection.video_of_caption_Q[places_B]]
-    distinct_rows, video_of_pair_B = np.unique(video_rows_B, return_inverse=True)
-    return HeadBatch(
-        videos=read_videos(store, distinct_rows),
-        video_of_pair_B=torch.from_numpy(video_of_pair_B),
-        text_BD=read_captions(store, caption_rows_B),
-        video_rows_B=torch.from_numpy(video_rows_B),
-    )
-
-
-def read_videos(store: FeatureStore, rows: Sequence[int] | NDArray[np.intp]) -> VideoBatch:
-    """The tokens of the videos in some rows of the store."""
-    clips = [store.read_clip(int(row)) for row in rows]
-    tokens_BTKD = np.stack([clip.tokens_TKD for clip in clips])
-    valid_BT = np.stack([clip.valid_T for clip in clips])
-    return VideoBatch(
-        tokens_BTKD=torch.from_numpy(tokens_BTKD), valid_BT=torch.from_numpy(valid_BT)
-    )
-
-
 def read_captions(store: FeatureStore, rows_B: NDArray[np.intp]) -> Tensor:
     """(B, D) float32 embeddings of the captions in some rows of the store."""
     return torch.from_numpy(store.read_caption_embeddings(rows_B).astype(np.float32))
-
-
-def read_ahead(
-    keys: Sequence[Key], read: Callable[[Key], Batch], *, num_ahead: int = NUM_BATCHES_AHEAD
-) -> Iterator[Batch]:
-    """``read(key)`` of each key in order, a few of them read early by a background thread."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="muse-read-ahead") as pool:
-        pending = deque(pool.submit(read, key) for key in keys[:num_ahead])
-        try:
-            for position in range(len(keys)):
-                batch = pending.popleft().result()
-                if position + num_ahead < len(keys):
-                    pending.append(pool.submit(read, keys[position + num_ahead]))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _sizes(splits_M: NDArray[np.str_]) -> str:

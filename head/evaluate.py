@@ -20,14 +20,9 @@ from torch import Tensor
 from muse.errors import MetricError
 from muse.head import metrics
 from muse.head.checkpoint import load_head
-from muse.head.data import (
-    SplitSelection,
-    read_ahead,
-    read_captions,
-    read_videos,
-    select_split,
-)
+from muse.head.data import SplitSelection, read_captions, select_split
 from muse.head.devices import Device, resolve_device
+from muse.head.loader import read_video_batches
 from muse.head.metrics import AxisNumbers, DirectionNumbers, direction_numbers, numbers_by_axis
 from muse.head.model import MeanPoolHead, VideoEmbedder
 from muse.head.scan.select import ScanBackend, resolve_backend
@@ -162,7 +157,7 @@ def embed_videos(
         for start in range(0, len(rows_V), VIDEOS_AT_A_TIME)
     ]
     embedded = []
-    for videos in read_ahead(blocks, lambda rows: read_videos(store, rows)):
+    for videos in read_video_batches(store, blocks, device=device):
         video_BD = head.embed_videos(videos.tokens_BTKD.to(device), videos.valid_BT.to(device))
         embedded.append(video_BD.float().cpu())
         on_videos(len(video_BD))

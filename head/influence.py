@@ -20,7 +20,8 @@ from torch import Tensor
 
 from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator, patch_grid
-from muse.head.data import VideoBatch, read_ahead, read_videos, select_split
+from muse.head.data import VideoBatch, select_split
+from muse.head.loader import read_video_batches
 from muse.head.model import RetrievalHead, VideoEmbedder
 from muse.head.ordering import ORDERS, TokenSequence
 from muse.head.pyramid import cells_per_scale
@@ -229,7 +230,7 @@ def split_shares(
     ]
 
     def batches() -> Iterator[VideoBatch]:
-        for videos in read_ahead(blocks, lambda rows: read_videos(store, rows)):
+        for videos in read_video_batches(store, blocks, device=device):
             yield videos.map(lambda tensor: tensor.to(device))
             on_videos(len(videos.valid_BT))
 

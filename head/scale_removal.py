@@ -20,8 +20,9 @@ from torch import Tensor
 
 from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator
-from muse.head.data import VideoBatch, read_ahead, read_captions, read_videos, select_split
+from muse.head.data import VideoBatch, read_captions, select_split
 from muse.head.influence import aggregator_with_scales, scale_names, token_labels
+from muse.head.loader import read_video_batches
 from muse.head.metrics import Ranks, text_to_video_ranks, video_to_text_ranks
 from muse.head.model import VideoEmbedder
 from muse.head.similarity.mean_pool import pool_frames
@@ -122,15 +123,17 @@ def recalls_without_scales(
     rows_V = selection.video_rows_V
     if len(rows_V) < 2:
         raise UsageError(f"split {split!r}: one video, and no other's cells to give it. Use more.")
-    blocks = []
     other_V = rows_V[another_each(len(rows_V), seed=seed)]
-    for start in range(0, len(rows_V), VIDEOS_AT_A_TIME):
-        part = slice(start, start + VIDEOS_AT_A_TIME)
-        blocks.append((rows_V[part], other_V[part]))
+    own_batches, other_batches = (
+        read_video_batches(
+            store,
+            [rows[i : i + VIDEOS_AT_A_TIME] for i in range(0, len(rows), VIDEOS_AT_A_TIME)],
+            device=device,
+        )
+        for rows in (rows_V, other_V)
+    )
     embedded = []
-    for own, other in read_ahead(
-        blocks, lambda rows: (read_videos(store, rows[0]), read_videos(store, rows[1]))
-    ):
+    for own, other in zip(own_batches, other_batches, strict=True):
         video_MBD = embed_without(
             aggregator, own.map(lambda t: t.to(device)), other.map(lambda t: t.to(device))
         )

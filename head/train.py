@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from muse.errors import CheckpointError, MuseError
 from muse.head.aggregator import MuseAggregator
 from muse.head.checkpoint import RunConfig, open_run
-from muse.head.data import HeadBatch, SplitSelection, read_ahead, read_pairs
+from muse.head.data import HeadBatch, SplitSelection
 from muse.head.determinism import deterministic_algorithms
 from muse.head.devices import Precision, resolve_device, resolve_precision
+from muse.head.epoch_order import PairOrder
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
+from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.run_files import STATE_FILE
@@ -37,7 +39,7 @@ from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.selection import ModelSelector, SelectionRecord, read_selection
 from muse.head.train_config import VIDEOS_AT_ONCE, TrainConfig
 from muse.head.training_pairs import choose_pairs
-from muse.head.training_plan import PlannedStep, plan_steps
+from muse.head.training_plan import PlannedStep, pair_order, plan_steps
 from muse.head.training_state import TrainingState, read_state, write_results, write_state
 from muse.pipeline.store import FeatureStore
 
@@ -62,6 +64,8 @@ class StepReport:
     """Before it was scaled down."""
     pairs_per_second: float
     """Pairs of this step over its seconds, reading included."""
+    waiting_seconds: float
+    """Of those seconds, the ones in which its batch was not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +140,8 @@ def train(
         store,
     )
     state = read_state(run)
-    plan = plan_steps(len(pairs.trained_on.caption_rows_Q), config)
+    order = pair_order(store, config)
+    plan = plan_steps(pairs.trained_on, order, epochs=config.epochs, accumulate=config.accumulate)
     summary = TrainSummary(
         run=run,
         num_steps=len(plan),
@@ -164,7 +169,7 @@ def train(
         if state:
             _go_on(run, state, learner, selector)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
-        read = partial(_read_batch, store, pairs.trained_on, device=device)
+        read = partial(_read_batches, store, pairs.trained_on, order, device=device)
         with RunLog(run, first_step=learner.step) as log:
             for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
@@ -190,13 +195,13 @@ def _go_on(run: Path, state: TrainingState, learner: Learner, selector: ModelSel
 def _steps(
     learner: Learner,
     plan: Sequence[PlannedStep],
-    read: Callable[[NDArray[np.intp]], HeadBatch],
+    read: Callable[[Sequence[NDArray[np.intp]]], Iterator[HeadBatch]],
 ) -> Iterator[tuple[StepReport, bool]]:
     """Makes the steps that are left; each one's report, and whether it ends an epoch."""
     left = plan[learner.step :]
-    batches = iter(read_ahead([places_B for step in left for places_B in step.batches], read))
+    batches = _Stopwatch(read([places_B for step in left for places_B in step.batches]))
     for planned in left:
-        start, num_batches = time.perf_counter(), len(planned.batches)
+        start, waited, num_batches = time.perf_counter(), batches.seconds, len(planned.batches)
         loss, grad_norm = learner.learn(
             itertools.islice(batches, num_batches), num_batches=num_batches
         )
@@ -209,6 +214,7 @@ def _steps(
             logit_scale=learner.head.logit_scale.item(),
             grad_norm=grad_norm,
             pairs_per_second=planned.num_pairs / (time.perf_counter() - start),
+            waiting_seconds=batches.seconds - waited,
         )
         yield report, planned.ends_epoch
 
@@ -233,16 +239,40 @@ def _errors_of(run: Path, config: TrainConfig, device: torch.device) -> Iterator
         ) from error
 
 
-def _read_batch(
+class _Stopwatch:
+    """Batches, and how long each was waited for."""
+
+    def __init__(self, batches: Iterator[HeadBatch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+        """Of all so far."""
+
+    def __iter__(self) -> Iterator[HeadBatch]:
+        return self
+
+    def __next__(self) -> HeadBatch:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self.seconds += time.perf_counter() - start
+        return batch
+
+
+def _read_batches(
     store: FeatureStore,
     selection: SplitSelection,
-    places_B: NDArray[np.intp],
+    order: PairOrder,
+    batches: Sequence[NDArray[np.intp]],
     *,
     device: torch.device,
-) -> HeadBatch:
-    """A batch, in pinned memory where it goes to CUDA."""
-    batch = read_pairs(store, selection, places_B)
-    return batch.map(torch.Tensor.pin_memory) if device.type == "cuda" else batch
+) -> Iterator[HeadBatch]:
+    """Batches read ahead, in pinned memory where they go to CUDA."""
+    return read_pair_batches(
+        store,
+        selection,
+        batches,
+        device=device,
+        window_shards=order.window_shards if order.shuffle == "shards" else None,
+    )
 
 
 def _resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:

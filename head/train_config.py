@@ -6,6 +6,7 @@ from typing import get_args
 
 from muse.errors import UsageError
 from muse.head.devices import Device, Precision
+from muse.head.epoch_order import SHUFFLE_WINDOW, Captions, Shuffle
 from muse.head.head_config import Mode
 from muse.head.loss import Duplicates
 from muse.head.optimizer import DecayRule, OptimizerName
@@ -28,6 +29,13 @@ class TrainConfig:
     """Passes over all caption and video pairs."""
     batch_size: int = 128
     """Pairs of a batch; a step is one batch, or as many as ``accumulate`` says."""
+    captions: Captions = "all"
+    """``all``: an epoch has every pair; ``one``: one caption of each video, drawn anew."""
+    shuffle: Shuffle = "full"
+    """``full``, or ``shards`` for a store larger than memory or on a slow disk, which is then read
+    about once an epoch, in large pieces; see `muse.head.epoch_order`."""
+    shuffle_window: int = SHUFFLE_WINDOW
+    """Videos in memory at a time, among which ``shards`` mixes pairs; whole shards of them."""
     videos_at_once: int | None = None
     """Videos of a batch that are embedded together; fewer need less memory and one more forward.
 
@@ -82,7 +90,14 @@ class TrainConfig:
     """Steps between checkpoints, beside the one at the end of each epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "videos_at_once", "accumulate", "checkpoint_every"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "shuffle_window",
+            "videos_at_once",
+            "accumulate",
+            "checkpoint_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: at least 1 is needed")
@@ -96,9 +111,16 @@ class TrainConfig:
                 raise UsageError(f"{name} {getattr(self, name)}: choose a part from 0 up to 1")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed}: choose a number from 0 to 2**63 - 1")
+        if self.shuffle == "shards" and self.shuffle_window < self.batch_size:
+            raise UsageError(
+                f"shuffle_window {self.shuffle_window}: a batch has {self.batch_size} pairs; "
+                "choose several times that"
+            )
         for name, choices in (
             ("optimizer", get_args(OptimizerName)),
             ("decay", get_args(DecayRule)),
+            ("captions", get_args(Captions)),
+            ("shuffle", get_args(Shuffle)),
             ("duplicates", get_args(Duplicates)),
             ("precision", get_args(Precision)),
             ("device", get_args(Device)),

@@ -1,17 +1,20 @@
 """Every step of a run, decided before the first: which pairs, in which order.
 
-Knows nothing of stores: a pair is a place in a selection.
+Reads nothing: a pair is a place in a selection.
 """
 
 # Legend: B pairs in a batch.
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muse.head.data import epoch_batches
+from muse.head.data import SplitSelection
+from muse.head.epoch_order import PairOrder, epoch_batches
 from muse.head.train_config import TrainConfig
+from muse.pipeline.store import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +24,7 @@ class PlannedStep:
     epoch: int
     """Counted from 1."""
     batches: tuple[NDArray[np.intp], ...]
-    """(B,) places of pairs each, as `muse.head.data.read_pairs` takes them."""
+    """(B,) places of pairs each, as `muse.head.epoch_order.epoch_batches` gives them."""
     ends_epoch: bool
 
     @property
@@ -30,23 +33,35 @@ class PlannedStep:
         return sum(len(places_B) for places_B in self.batches)
 
 
-def plan_steps(num_pairs: int, config: TrainConfig) -> list[PlannedStep]:
-    """Every step of the run, decided by the number of pairs and the settings alone.
+def pair_order(store: FeatureStore, config: TrainConfig) -> PairOrder:
+    """How the settings put a store's pairs in order."""
+    return PairOrder(
+        batch_size=config.batch_size,
+        seed=config.seed,
+        captions=config.captions,
+        shuffle=config.shuffle,
+        window_shards=math.ceil(config.shuffle_window / store.header.shard_size),
+        shard_size=store.header.shard_size,
+    )
+
+
+def plan_steps(
+    selection: SplitSelection, order: PairOrder, *, epochs: int, accumulate: int
+) -> list[PlannedStep]:
+    """Every step of the run, decided by the selection and the order alone.
 
     Batches that do not fill a step are left out, unless nothing does: they are then one step.
     """
     plan = []
-    for epoch in range(config.epochs):
-        batches = epoch_batches(
-            num_pairs, batch_size=config.batch_size, seed=config.seed, epoch=epoch
-        )
-        num_steps = max(1, len(batches) // config.accumulate)
+    for epoch in range(epochs):
+        batches = epoch_batches(selection, order, epoch=epoch)
+        num_steps = max(1, len(batches) // accumulate)
         for number in range(num_steps):
-            start = number * config.accumulate
+            start = number * accumulate
             plan.append(
                 PlannedStep(
                     epoch=epoch + 1,
-                    batches=tuple(batches[start : start + config.accumulate]),
+                    batches=tuple(batches[start : start + accumulate]),
                     ends_epoch=number == num_steps - 1,
                 )
             )

@@ -8,8 +8,9 @@ form is refused. Knows nothing of what rows mean; a row that was never written r
 value, so whoever asks has to know what was written.
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,25 +67,64 @@ class RowArray:
         Raises:
             StoreError: If its file is cut short.
         """
-        file_index, place = divmod(index, self._rows_per_file)
+        row = np.empty(self.shape[1:], self.dtype)
+        return row if self.read_run(index, row[None]) else None
+
+    def read_run(self, first: int, target: NDArray[Any]) -> bool:
+        """Whether rows that follow each other were all written; then they are in ``target``.
+
+        One read gets them where they lie side by side, as they do in every shard of ours.
+
+        Args:
+            first: The first of them.
+            target: (n, *shape[1:]) of the array's type, contiguous: rows ``first`` to ``first +
+                n - 1``, which must be of one file (`runs_of`).
+
+        Raises:
+            StoreError: If their file is cut short.
+        """
+        assert target.dtype == self.dtype, (target.dtype, self.dtype)
+        file_index, place = divmod(first, self._rows_per_file)
         file = self.file(file_index)
         while True:
             identity = self._storage.identity(file)
             try:
-                row = self._row(file_index, place, identity)
+                is_read = self._read_run(file_index, place, target, identity)
             except StoreError:
                 if self._storage.identity(file) == identity:
                     raise
             else:
                 # A shard that was written again meanwhile may have its rows at other places.
                 if not self._is_sharded or self._storage.identity(file) == identity:
-                    return row
+                    return is_read
+
+    def runs_of(self, indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Start and end in ``indices`` of each longest run of rows that `read_run` takes."""
+        start = 0
+        for end in range(1, len(indices) + 1):
+            if (
+                end == len(indices)
+                or indices[end] != indices[end - 1] + 1
+                or indices[end] % self._rows_per_file == 0
+            ):
+                yield start, end
+                start = end
 
     def has_row(self, index: int) -> bool:
         """True if the row was written."""
         file_index, place = divmod(index, self._rows_per_file)
         identity = self._storage.identity(self.file(file_index))
         return self._offset(file_index, place, identity) is not None
+
+    def first_absent(self, indices: NDArray[np.intp]) -> int | None:
+        """The first of some rows that was not written; None if all were."""
+        file_of = indices // self._rows_per_file
+        for file_index in np.unique(file_of).tolist():
+            here = indices[file_of == file_index].tolist()
+            for row in here if self._is_sharded else here[:1]:  # else they are there together
+                if not self.has_row(row):
+                    return int(row)
+        return None
 
     def rows(self, indices: NDArray[np.intp]) -> NDArray[Any]:
         """Some rows, (len(indices), *shape[1:])."""
@@ -108,13 +148,22 @@ class RowArray:
         """The name of the file of the rows from ``index`` times the rows a file on."""
         return chunk_name(self._folder, index, len(self.shape))
 
-    def _row(self, file_index: int, place: int, identity: object) -> NDArray[Any] | None:
-        offset = self._offset(file_index, place, identity)
-        if offset is None:
-            return None
-        row = np.empty(self.shape[1:], self.dtype)
-        self._read_into(row, self.file(file_index), offset)
-        return row
+    def _read_run(
+        self, file_index: int, place: int, target: NDArray[Any], identity: object
+    ) -> bool:
+        offsets = []
+        for number in range(len(target)):
+            offset = self._offset(file_index, place + number, identity)
+            if offset is None:
+                return False
+            offsets.append(offset)
+        file = self.file(file_index)
+        if all(b - a == self._row_bytes for a, b in itertools.pairwise(offsets)):
+            self._read_into(target, file, offsets[0])
+        else:
+            for row, offset in zip(target, offsets, strict=True):
+                self._read_into(row, file, offset)
+        return True
 
     def _whole_chunk(self, file_index: int) -> NDArray[Any]:
         shape = (self._rows_per_file, *self.shape[1:])
@@ -137,7 +186,8 @@ class RowArray:
         kept = self._offsets_of.get(file_index)
         if kept is None or kept[0] != identity:
             if len(self._offsets_of) >= _SHARDS_KEPT:  # a million videos are 15,625 shards
-                self._offsets_of.pop(next(iter(self._offsets_of)))
+                # list() and pop() are each one step to other threads that read
+                self._offsets_of.pop(next(iter(list(self._offsets_of))), None)
             offsets = self._read_offsets(self.file(file_index))
             kept = self._offsets_of[file_index] = (identity, offsets)
         return kept[1]

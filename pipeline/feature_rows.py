@@ -3,6 +3,7 @@
 Knows nothing of receipts: whoever asks for a row knows that it is committed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,27 @@ class FeatureRows:
         """
         if view == "tokens":
             return self._row("tokens", row)
-        if view == "int8":
-            return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
-        raise StoreError(
-            f"{self._storage.location}: no tokens in it, only the views {', '.join(self._views)}. "
-            "A head needs --views tokens or int8 at extraction."
-        )
+        self._require_int8(view)
+        return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
+
+    def tokens_into(
+        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16], *, view: str
+    ) -> None:
+        """The same of several videos, put into an array.
+
+        Raises:
+            StoreError: As `tokens`.
+        """
+        if view == "tokens":
+            self._rows_into("tokens", rows, tokens_NTKD)
+            return
+        self._require_int8(view)
+        quantised_NTKD = np.empty(tokens_NTKD.shape, np.int8)
+        scale_NTK = np.empty(tokens_NTKD.shape[:-1], np.float16)
+        self._rows_into("tokens_int8", rows, quantised_NTKD)
+        self._rows_into("tokens_int8_scale", rows, scale_NTK)
+        for place in range(len(rows)):  # one at a time: its float32 is twice the result
+            tokens_NTKD[place] = dequantise(quantised_NTKD[place], scale_NTK[place])
 
     def captions(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
         """(len(rows), D) text embeddings.
@@ -74,9 +90,9 @@ class FeatureRows:
             StoreError: If the file that should hold one is gone or damaged.
         """
         embeddings = self.array("captions")
-        gone = [row for row in rows.tolist() if not embeddings.has_row(row)]
-        if gone:
-            raise self.lost("captions", gone[0])
+        absent = embeddings.first_absent(rows)
+        if absent is not None:
+            raise self.lost("captions", absent)
         return embeddings.rows(rows)
 
     def lost(self, name: str, row: int) -> StoreError:
@@ -86,6 +102,20 @@ class FeatureRows:
             "its shard is committed. Was the store copied whole? `muse store verify --repair` and "
             "then `muse extract` write its shard again."
         )
+
+    def _require_int8(self, view: str) -> None:
+        if view != "int8":
+            raise StoreError(
+                f"{self._storage.location}: no tokens in it, only the views "
+                f"{', '.join(self._views)}. A head needs --views tokens or int8 at extraction."
+            )
+
+    def _rows_into(self, name: str, rows: Sequence[int], target: NDArray[Any]) -> None:
+        array = self.array(name)
+        for start, end in array.runs_of(rows):
+            if not array.read_run(rows[start], target[start:end]):
+                absent = array.first_absent(np.array(rows[start:end]))
+                raise self.lost(name, rows[start] if absent is None else absent)
 
     def _row(self, name: str, row: int) -> NDArray[Any]:
         found = self.array(name).written_row(row)

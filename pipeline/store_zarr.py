@@ -232,15 +232,29 @@ class ZarrStore:
         Raises:
             StoreError: If the video has no features, or the file that should hold them is gone.
         """
-        self._require_features(row)
-        if not self._valid_NT[row].any():
-            raise self._rows.lost("valid", row)
+        self._require_frames(row)
         return ClipTokens(
             video_id=self.video_ids[row],
             tokens_TKD=self._rows.tokens(row, view=self.token_view),
             valid_T=self._valid_NT[row],
             pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )
+
+    def read_clips_into(
+        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
+    ) -> NDArray[np.bool_]:
+        """The tokens of some videos into an array, and (N, T) True for a frame.
+
+        Raises:
+            StoreError: As `read_clip`.
+        """
+        rows_N = np.array(rows, dtype=np.intp)
+        valid_NT = self._valid_NT[rows_N]
+        if not (self.has_features_N[rows_N].all() and valid_NT.any(axis=1).all()):
+            for row in rows:
+                self._require_frames(row)
+        self._rows.tokens_into(rows, tokens_NTKD, view=self.token_view)
+        return valid_NT
 
     def read_features(self, row: int) -> ClipFeatures:
         """All that is kept of one video.
@@ -271,6 +285,11 @@ class ZarrStore:
                 f"{self.location}: video {self.video_ids[row]!r} (row {row}) has no features. "
                 "Rows with features are in has_features_N."
             )
+
+    def _require_frames(self, row: int) -> None:
+        self._require_features(row)
+        if not self._valid_NT[row].any():
+            raise self._rows.lost("valid", row)
 
     @cached_property
     def _valid_NT(self) -> NDArray[np.bool_]:

@@ -87,6 +87,22 @@ class Hdf5Store:
             pts_seconds_T=self._contents.pts_seconds_NT[row],
         )
 
+    def read_clips_into(
+        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
+    ) -> NDArray[np.bool_]:
+        """The tokens of some videos into an array, and (N, T) True for a frame.
+
+        Raises:
+            StoreError: As `read_clip`.
+        """
+        for row, tokens_TKD in zip(rows, tokens_NTKD, strict=True):
+            self._require_features(row)
+            if self.token_view == "tokens":
+                self._read_into(tokens_TKD, int(self._contents.places["tokens"][row]))
+            else:
+                tokens_TKD[...] = self._tokens(row)
+        return self._contents.valid_NT[list(rows)]
+
     def read_features(self, row: int) -> ClipFeatures:
         """All that is kept of one video.
 
@@ -148,13 +164,16 @@ class Hdf5Store:
 
     def _read(self, shape: tuple[int, ...], dtype: str, place: int) -> NDArray[Any]:
         block = np.empty(shape, np.dtype(dtype).newbyteorder("<"))
+        self._read_into(block, place)
+        return block
+
+    def _read_into(self, block: NDArray[Any], place: int) -> None:
         buffer, done = block.reshape(-1).view(np.uint8).data, 0
         while done < block.nbytes:
             step = os.preadv(self._descriptor, [buffer[done:]], place + done)
             if not step:
                 raise broken_file(self.location, f"it ends before byte {place + block.nbytes}")
             done += step
-        return block
 
 
 def _reopened(location: str, view: str | None) -> Hdf5Store:

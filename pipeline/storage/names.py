@@ -3,6 +3,8 @@
 Knows nothing of where the files are.
 """
 
+from functools import lru_cache
+
 from muse.errors import StoreError
 
 LOCK_FILE = ".lock"
@@ -16,6 +18,7 @@ def is_hidden(name: str) -> bool:
     return last in (LOCK_FILE, LEASE_FILE) or last.endswith(PARTIAL_SUFFIX)
 
 
+@lru_cache(maxsize=4096)  # a store of 250,000 videos has as many shards, each read again and again
 def require_name(name: str) -> None:
     """Returns if a name is one inside a store: names also come from files, and files can lie.
 

@@ -20,13 +20,16 @@ from muse.cli.extract import (
 from muse.cli.flags import ScanFlag, ViewFlag
 from muse.cli.train_flags import (
     AggregatorFlag,
+    CaptionsFlag,
     DecayFlag,
     DuplicatesFlag,
     OptimizerFlag,
+    ShuffleFlag,
     TrainPrecisionFlag,
 )
 from muse.cli.train_head import train_head
 from muse.head.devices import Precision as TrainPrecision
+from muse.head.epoch_order import Captions, Shuffle
 from muse.head.head_config import CHOICES, Aggregator, HeadConfig, Mode
 from muse.head.loss import Duplicates
 from muse.head.optimizer import DecayRule, OptimizerName
@@ -112,6 +115,8 @@ def test_choices_are_their_owners() -> None:
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert tuple(OptimizerFlag) == get_args(OptimizerName)
     assert tuple(DecayFlag) == get_args(DecayRule)
+    assert set(CaptionsFlag) == set(get_args(Captions))
+    assert set(ShuffleFlag) == set(get_args(Shuffle))
     assert set(ScanFlag) == set(get_args(ScanBackend))
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))
 

@@ -21,6 +21,9 @@ def finish(run: Path, settings: Mapping[str, object]) -> None:
     assert process.returncode == 0
 
 
+MEASURED = ("pairs_per_second", "waiting_seconds")
+
+
 def kill_after(step: int, run: Path, settings: Mapping[str, object]) -> None:
     """SIGKILL some moment after a step, at most a step's time later."""
     with _started(run, settings) as process:
@@ -48,4 +51,4 @@ def _started(run: Path, settings: Mapping[str, object]) -> "subprocess.Popen[str
 
 def _log(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in line if name != "pairs_per_second"} for line in lines]
+    return [{name: line[name] for name in line if name not in MEASURED} for line in lines]

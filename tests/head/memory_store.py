@@ -95,6 +95,14 @@ class MemoryStore:
             raise StoreError(f"video{row}: no features")
         return clip
 
+    def read_clips_into(
+        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
+    ) -> NDArray[np.bool_]:
+        clips = [self.read_clip(row) for row in rows]
+        for tokens_TKD, clip in zip(tokens_NTKD, clips, strict=True):
+            tokens_TKD[...] = clip.tokens_TKD
+        return np.array([clip.valid_T for clip in clips])
+
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
         if not self.has_embedding_Q[rows].all():
             raise StoreError("a caption has no embedding")

@@ -7,20 +7,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memory_store import make_store
+from memory_store import MemoryStore, make_store
+from torch import Tensor
 
-from muse.head.aggregator import ResMambaBlock
-from muse.head.data import epoch_batches, read_pairs, select_split
+from muse.head.data import HeadBatch, select_split
+from muse.head.epoch_order import full_order
+from muse.head.head_config import HeadConfig
 from muse.head.learner import Learner
+from muse.head.loader import read_pair_batches
 from muse.head.loss import symmetric_info_nce
-from muse.head.model import HeadConfig, RetrievalHead
+from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.residual import ResMambaBlock
 from muse.head.train import StepReport, train
 from muse.head.train_config import TrainConfig
-from muse.head.training_plan import plan_steps
+from muse.head.training_plan import PlannedStep, pair_order, plan_steps
 
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=2, d_state=4, dropout=0.5)
 CONFIG = TrainConfig(epochs=2, batch_size=8, device="cpu")
+
+
+def kept_batches(store: MemoryStore, places: list[np.ndarray]) -> list[HeadBatch]:
+    """Of split train; copies, as the loader fills its memory anew."""
+    batches = read_pair_batches(
+        store, select_split(store, "train"), places, device=torch.device("cpu")
+    )
+    return [batch.map(Tensor.clone) for batch in batches]
+
+
+def plan(num_pairs: int, config: TrainConfig) -> list[PlannedStep]:
+    store = make_store(num_videos=num_pairs, captions_per_video=1)
+    return plan_steps(
+        select_split(store, "train"),
+        pair_order(store, config),
+        epochs=config.epochs,
+        accumulate=config.accumulate,
+    )
 
 
 def new_head() -> RetrievalHead:
@@ -35,8 +57,7 @@ def test_gradient_of_several_batches_is_the_mean_of_each_one_s(
     videos_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, head = make_store(num_videos=9), new_head()
-    selection = select_split(store, "train")
-    batches = [read_pairs(store, selection, np.arange(start, start + 6)) for start in (0, 6, 12)]
+    batches = kept_batches(store, [np.arange(start, start + 6) for start in (0, 6, 12)])
     losses, gradients = [], []
     for batch in batches:
         video_VD = head.embed_videos(batch.videos.tokens_BTKD, batch.videos.valid_BT)
@@ -67,19 +88,19 @@ def test_gradient_of_several_batches_is_the_mean_of_each_one_s(
 
 def test_steps_take_batches_in_order_and_leave_out_what_does_not_fill_one() -> None:
     config = dataclasses.replace(CONFIG, accumulate=2, epochs=2)
-    plan = plan_steps(47, config)  # 5 batches of 8 an epoch
-    assert [(step.epoch, step.ends_epoch, step.num_pairs) for step in plan] == [
+    steps = plan(47, config)  # 5 batches of 8 an epoch
+    assert [(step.epoch, step.ends_epoch, step.num_pairs) for step in steps] == [
         *((1, False, 16), (1, True, 16)),
         *((2, False, 16), (2, True, 16)),
     ]
-    batches = epoch_batches(47, batch_size=8, seed=config.seed, epoch=1)
-    found = [places_B.tolist() for step in plan[2:] for places_B in step.batches]
-    assert found == [places_B.tolist() for places_B in batches[:4]]
+    order = full_order(47, seed=config.seed, epoch=1).tolist()
+    found = [places_B.tolist() for step in steps[2:] for places_B in step.batches]
+    assert found == [order[start : start + 8] for start in (0, 8, 16, 24)]
 
 
 def test_an_epoch_of_fewer_batches_than_a_step_takes_is_one_step() -> None:
-    plan = plan_steps(20, dataclasses.replace(CONFIG, accumulate=9, epochs=1))
-    assert [(len(step.batches), step.ends_epoch) for step in plan] == [(2, True)]
+    steps = plan(20, dataclasses.replace(CONFIG, accumulate=9, epochs=1))
+    assert [(len(step.batches), step.ends_epoch) for step in steps] == [(2, True)]
 
 
 def test_steps_and_checkpoints_count_updates(tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ class RawMemoryStore:
             pts_seconds_T=features.pts_seconds_T,
         )
 
+    def read_clips_into(
+        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
+    ) -> NDArray[np.bool_]:
+        clips = [self.read_clip(row) for row in rows]
+        tokens_NTKD[...] = np.stack([clip.tokens_TKD for clip in clips])
+        return np.stack([clip.valid_T for clip in clips])
+
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
         found = [self.embeddings[row] for row in rows.tolist()]
         if any(embedding is None for embedding in found):

@@ -80,6 +80,40 @@ def test_all_rows_are_zarr_s(array: Path) -> None:
     np.testing.assert_array_equal(opened(array).all_rows(), zarr.open_array(array, mode="r")[:])
 
 
+@pytest.mark.parametrize(
+    ("rows", "runs"),
+    [
+        ([], []),
+        ([5], [(0, 1)]),
+        ([2, 3, 4, 5], [(0, 2), (2, 4)]),  # four rows a file
+        ([0, 1, 3, 3, 2], [(0, 2), (2, 3), (3, 4), (4, 5)]),
+    ],
+)
+def test_a_run_is_of_rows_that_follow_each_other_in_a_file(
+    array: Path, rows: list[int], runs: list[tuple[int, int]]
+) -> None:
+    assert list(opened(array).runs_of(rows)) == runs
+
+
+@pytest.mark.parametrize(("first", "num_rows"), [(0, 2), (3, 1), (4, 3)])
+def test_a_run_is_zarr_s_rows(array: Path, first: int, num_rows: int) -> None:
+    target = np.full((num_rows, 2, 3), np.nan, "<f2")
+    assert opened(array).read_run(first, target)
+    wanted = zarr.open_array(array, mode="r")[first : first + num_rows]
+    np.testing.assert_array_equal(target, wanted)
+
+
+def test_rows_that_lie_in_another_order_are_still_right(make_array: Callable[..., Path]) -> None:
+    array = make_array((2, 3), "float16")
+    values = np.arange(24, dtype="<f2").reshape(4, 2, 3)
+    content = b"".join(shard_content({p: values[3 - p] for p in range(4)}, rows_per_shard=4))
+    index = np.frombuffer(content[4 * 12 : -4], "<u8").reshape(4, 2)[::-1]  # row 0 lies last
+    put(array, 0, content[: 4 * 12] + index.tobytes() + content[-4:])
+    target = np.empty_like(values)
+    assert opened(array).read_run(0, target)
+    np.testing.assert_array_equal(target, values)
+
+
 def test_a_row_that_was_not_written_is_known(tmp_path: Path) -> None:
     written = zarr.create_array(
         tmp_path / "a", shape=(4, 2), chunks=(1, 2), shards=(2, 2), dtype="float16",

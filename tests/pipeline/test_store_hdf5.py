@@ -80,6 +80,28 @@ def test_a_clip_is_its_tokens(store: RawStore, source: RawMemoryStore) -> None:
         assert found.pts_seconds_T.tobytes() == wanted.pts_seconds_T.tobytes()
 
 
+@pytest.mark.parametrize("view", ["tokens", "int8"])
+@pytest.mark.parametrize("form", ["zarr", "hdf5"])
+def test_clips_read_into_an_array_are_those_read_one_by_one(
+    form: str, view: str, tmp_path: Path
+) -> None:
+    source = make_raw(views=("tokens", "int8"))
+    if form == "zarr":
+        path = written_as_zarr(source, tmp_path / "store")
+    else:
+        path = tmp_path / "store.h5"
+        write_hdf5(source, path)
+    store, rows = open_store(path, view=view), [*OK_ROWS[::-1], *OK_ROWS]  # runs, and a way back
+    tokens_NTKD = np.full((len(rows), *source.arrays[0].shape), np.nan, np.float16)
+    valid_NT = store.read_clips_into(rows, tokens_NTKD)
+    for place, row in enumerate(rows):
+        clip = store.read_clip(row)
+        assert tokens_NTKD[place].tobytes() == clip.tokens_TKD.tobytes()
+        assert valid_NT[place].tolist() == clip.valid_T.tolist()
+    with pytest.raises(StoreError, match="has no features"):
+        store.read_clips_into([0, 2], tokens_NTKD[:2])
+
+
 def test_the_listing_and_the_header_survive(store: RawStore, source: RawMemoryStore) -> None:
     assert tuple(store.video_ids) == IDS
     assert list(store.captions) == source.captions

@@ -374,6 +374,10 @@ def test_a_lost_shard_is_an_error_and_not_zeros(
     (store.path / "features.zarr/tokens/c/0/0/0/0").unlink()
     with pytest.raises(StoreError, match="but its shard is committed"):
         open_store(store.path).read_clip(1)
+    with pytest.raises(StoreError, match="row 0 is not in its file, but its shard is committed"):
+        open_store(store.path).read_clips_into(
+            [0, 1], np.stack([make_features(0).arrays["tokens"]] * 2)
+        )
 
 
 @pytest.mark.parametrize("lost", ["valid/c/0/0", "captions/c/0/0"])
