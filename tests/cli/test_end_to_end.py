@@ -61,6 +61,7 @@ def test_extract_train_evaluate_and_search_give_numbers(
     assert cosines == sorted(cosines, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Outcome
 
 Muse = Callable[..., Outcome]
@@ -18,6 +20,7 @@ def settings(run: Path) -> dict[str, object]:
     return {**content["head"], **content["train"]}
 
 
+@pytest.mark.slow
 def test_a_run_s_settings_are_repeated(muse: Muse, store: Path, tmp_path: Path) -> None:
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     assert muse("train-head", store, "--out", one, *TRAIN).code == 0

@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Outcome
 
 Muse = Callable[..., Outcome]
 TRAIN = ("--epochs", "2", "--batch-size", "4", "--depth", "1", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_numbers_on_the_split_that_was_selected_on_are_marked(
     muse: Muse, store: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def learnable() -> FeaturesInMemory:
     return FeaturesInMemory(num_videos=12, num_test_videos=4, missing_videos=(2,))
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_give_the_same_bits_on_the_exported_file(
     learnable: FeaturesInMemory, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_an_epoch_of_fewer_batches_than_a_step_takes_is_one_step() -> None:
     assert [(len(step.batches), step.ends_epoch) for step in steps] == [(2, True)]
 
 
+@pytest.mark.slow
 def test_steps_and_checkpoints_count_updates(tmp_path: Path) -> None:
     reports: list[StepReport] = []
     config = dataclasses.replace(CONFIG, accumulate=2, warmup=0.0)

@@ -67,6 +67,7 @@ def test_a_split_was_chosen_on_if_it_or_all_of_them_were() -> None:
     assert not record(score(1, 1, 1), split="val").chose_on("test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_run_ends_with_the_epoch_that_evaluation_finds_best(ema: float, tmp_path: Path) -> None:
     store, run = with_split(make_store(num_videos=20), "val", num_videos=8), tmp_path / "run"

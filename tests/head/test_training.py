@@ -47,6 +47,7 @@ def log_lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [
@@ -102,6 +103,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [SEQ_TRANSF, CLASS_TOKENS])
 def test_resumed_baseline_equals_the_uninterrupted_one_bit_for_bit(
     head: HeadConfig, tmp_path: Path
@@ -302,6 +304,7 @@ def test_first_update_is_adams_with_decay_on_the_matrix_alone() -> None:
     assert layer.weight.grad is None
 
 
+@pytest.mark.slow
 def test_batch_embedded_in_parts_has_the_gradient_of_the_whole(tmp_path: Path) -> None:
     store, found = make_store(num_videos=12), {}
     for videos_at_once in (5, 12):

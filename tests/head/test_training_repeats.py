@@ -37,6 +37,7 @@ def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
     require_same(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "num_written",
     [4, *(pytest.param(n, marks=pytest.mark.slow) for n in range(NUM_FILES) if n != 4)],
