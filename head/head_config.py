@@ -153,9 +153,12 @@ def head_of_mode(mode: Mode, header: StoreHeader) -> HeadConfig:
 
     Args:
         mode: ``paper``; ``release``, with the defects of the published code that change what a
-            head computes (hrtang22/MUSE c8e44bc); ``muse``.
+            head computes (hrtang22/MUSE c8e44bc); ``muse``, the paper's with a read-out that sees
+            every scale (docs/adr/0015).
         header: The store's.
     """
+    if mode == "muse":
+        return replace(paper_head(header), readout="max")
     if mode == "release":
         return replace(paper_head(header), pyramid="frozen", init="normal", padding="scanned")
     return paper_head(header)

@@ -41,6 +41,11 @@ def test_release_differs_from_paper_in_three_fields() -> None:
     assert changed == {"pyramid": "frozen", "init": "normal", "padding": "scanned"}
 
 
+def test_muse_is_the_paper_with_another_read_out() -> None:
+    wanted = dataclasses.replace(paper_head(HEADER), readout="max")
+    assert head_of_mode("muse", HEADER) == wanted
+
+
 def test_frozen_pyramid_has_the_same_weights_and_no_gradient() -> None:
     trained, frozen = head(), head(pyramid="frozen")
     assert not differing(trained, frozen)
