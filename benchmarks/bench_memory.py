@@ -84,15 +84,8 @@ def _memory(device: torch.device) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    defaults = (
-        ("batch", 128),
-        ("frames", 12),
-        ("grid", 7),
-        ("dim", 512),
-        ("depth", 4),
-        ("steps", 4),
-    )
-    for name, default in defaults:
+    sizes = {"batch": 128, "frames": 12, "grid": 7, "dim": 512, "depth": 4, "steps": 4}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--way", choices=WAYS, help="This one, in this process.")
