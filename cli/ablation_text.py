@@ -123,7 +123,7 @@ def markdown(ablation: Ablation, table: "PaperTable", rows: "Sequence[RowResult]
         *(f"- {remark}" for remark in _remarks(ablation, rows)),
         "",
         "```sh",
-        shlex.join(facts["command"]),
+        shlex.join(["muse", *facts["command"][1:]]),  # wherever the program was
         "```",
         "",
     ]
