@@ -54,7 +54,7 @@ class Ablation:
             MuseError: If device or scan can't run here.
         """
         from muse.head.devices import device_name, resolve_device, resolve_precision
-        from muse.head.scan.select import resolve_backend
+        from muse.head.train import resolve_scan
 
         device = resolve_device(asked.config.device)
         first = asked.config.seed
@@ -67,7 +67,7 @@ class Ablation:
             "seeds": list(range(first, first + num_seeds)),
             "device": device_name(device),
             "precision": resolve_precision(asked.config.precision, device),
-            "scan": resolve_backend(asked.config.scan, device),
+            "scan": resolve_scan(asked.config, device),
             "command": list(command),
         }
         return cls(folder=asked.out, tables=tables, head=asked.head, facts=facts)
@@ -238,9 +238,11 @@ def _remarks(ablation: Ablation, rows: "Sequence[RowResult]") -> list[str]:
 
 def _chosen_on_it(rows: "Sequence[RowResult]") -> list[str]:
     """A warning, if epochs were chosen on the split whose numbers these are."""
-    reports = [result.report for row in rows for result in row.results]
-    chosen_on = [report["selected_on"] for report in reports if "selected_on" in report]
-    if not any(report["split"] in chosen_on for report in reports if "selected_on" in report):
+    from muse.head.selection import read_selection
+
+    results = [result for row in rows for result in row.results]
+    records = [(read_selection(result.run), result.report) for result in results]
+    if not any(record and record.chose_on(report["split"]) for record, report in records):
         return []
     return ["OPTIMISTIC: the epochs were chosen on this very split."]
 

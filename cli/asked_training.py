@@ -86,7 +86,9 @@ def asked_training(
     ] = None,
     recompute: Annotated[
         bool,
-        typer.Option("--recompute", help="muse: less memory, same numbers, one more forward."),
+        typer.Option(
+            "--recompute/--no-recompute", help="muse: less memory, same numbers, one more forward."
+        ),
     ] = False,
     accumulate: Annotated[
         int, typer.Option(help="Batches a step; each sees its own negatives alone.")
@@ -116,7 +118,6 @@ def asked_training(
     ] = 0.0,
     aggregator: Annotated[
         AggregatorFlag,
-        CaptionsFlag,
         typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
     ] = AggregatorFlag.muse,
     depth: Annotated[int, typer.Option(help="BiMamba blocks, or layers of seq-transf.")] = 4,
@@ -158,7 +159,10 @@ def asked_training(
     ] = DuplicatesFlag.masked,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Same bits again on a GPU too; slower.")
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic", help="Same bits again on a GPU too; slower."
+        ),
     ] = False,
     view: ViewOption = None,
     device: DeviceOption = "auto",
@@ -181,6 +185,11 @@ def asked_training(
 ) -> AskedTraining:
     """Train the MUSE head, or a baseline of it, on a feature store."""
     given = _given(context, locals())
+    if config_file is not None and "mode" in given:
+        raise UsageError(
+            f"--config {config_file} with --mode {mode.value}: a run's settings are all there, and "
+            "leave nothing to a mode. Name one of them."
+        )
     from muse.head.determinism import prepare_process
     from muse.head.head_config import head_of_mode
     from muse.head.train_config import training_of_mode
@@ -190,7 +199,9 @@ def asked_training(
         prepare_process()
     opened = open_store(store, view=view.value if view else None)
     if "scales" in given or "factors" in given:
-        given["factors"] = _factors(opened, given)
+        source = context.get_parameter_source("factors")
+        is_typed = source is not None and source.name == "COMMANDLINE"
+        given["factors"] = _factors(opened, given, is_typed=is_typed)
     return AskedTraining(
         store=opened,
         out=out,
@@ -218,12 +229,15 @@ def _changed(config: Any, given: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **{name: given[name] for name in names})
 
 
-def _factors(store: "FeatureStore", given: Mapping[str, Any]) -> tuple[float, ...]:
+def _factors(
+    store: "FeatureStore", given: Mapping[str, Any], *, is_typed: bool
+) -> tuple[float, ...]:
+    """What ``--scales`` or ``--factors`` say; ``is_typed``: the factors are not ``--config``'s."""
     from muse.head.pyramid import factors_of_sides
 
     if "scales" not in given:
         return _numbers("factors", given["factors"])
-    if "factors" in given:
+    if "factors" in given and is_typed:
         raise UsageError(
             f"--scales {given['scales']} with --factors {given['factors']}: name one of them."
         )

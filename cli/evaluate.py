@@ -54,11 +54,12 @@ def evaluate(
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
     from muse.cli.report import print_line
     from muse.errors import UsageError
-    from muse.head.seeds import seed_runs
+    from muse.head.seeds import require_finished, seed_runs
 
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
     runs = seed_runs(Path(head))
+    require_finished(runs)
     if runs and html_file is not None:
         raise UsageError(
             f"--html {html_file}: a page is about one run, and {head} holds {len(runs)}, one a "

@@ -45,6 +45,8 @@ def _defaults(config_file: Path, flags: set[str]) -> dict[str, Any]:
     from muse.head.run_files import CONFIG_FILE
     from muse.head.train_config import TrainConfig
 
+    if config_file.is_file() and config_file.name != CONFIG_FILE:
+        raise UsageError(f"--config {config_file}: name a run, or the {CONFIG_FILE} in it.")
     run = read_config(config_file.parent if config_file.name == CONFIG_FILE else config_file)
     found = {**dataclasses.asdict(run.head), **run.train, "view": run.view}
     fields = (*dataclasses.fields(HeadConfig), *dataclasses.fields(TrainConfig))

@@ -38,6 +38,7 @@ def train_seeds(asked: "AskedTraining", *, num_seeds: int) -> None:
                     split=split,
                     command=sys.argv,
                     on_step=reporter.update,
+                    on_epoch=reporter.epoch,
                 )
             results.append(result)
             _say(result, as_json=asked.json_lines)

@@ -53,8 +53,8 @@ def select_split(store: FeatureStore, split: str) -> SplitSelection:
     in_split_M = np.full(len(splits), True) if split == ALL_SPLITS else splits == split
     if not in_split_M.any():
         raise ManifestError(
-            f"split {split!r}: no captions. The store has {_sizes(splits)}. Choose with --split; "
-            "all takes every one."
+            f"split {split!r}: no captions. The store has {_sizes(splits)}. Name one of "
+            "these, or all."
         )
     row_of_video = {video_id: row for row, video_id in enumerate(store.video_ids)}
     video_row_M = np.array(

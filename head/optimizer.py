@@ -37,11 +37,12 @@ def has_weight_decay(name: str, parameter: Tensor, *, rule: DecayRule = "matrice
 
     ``matrices``: matrices and convolutions, but not log A; Mamba's authors mark A and D as not to
     be. ``published``: all whose name has no "bias" in it, as in the published code, where the
-    norms of the blocks, A, D, the convolutions and the temperature are decayed too. The pyramid
-    follows that rule here; there it isn't trained.
+    norms of the blocks, A, D and the convolutions are decayed too. The pyramid follows that rule
+    here; there it isn't trained. The temperature does not: there it is CLIP's, whose rate of 1e-7
+    leaves it where it is, and at a head's rate decay alone would take 100 to 12 in 7,000 steps.
     """
     if rule == "published":
-        return "bias" not in name
+        return "bias" not in name and name != "logit_scale"
     return parameter.ndim >= 2 and not name.endswith(("A_log", "A_b_log"))
 
 

@@ -68,10 +68,13 @@ def import_published(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = RetrievalHead(head)
+    for name in made.state_dict():
+        if name not in ours and "pyramid" not in name and name != "logit_scale":
+            raise CheckpointError(f"{weights}: {name} is missing. A whole checkpoint is needed.")
     complete = {**made.state_dict(), **ours}
     load_weights(made, complete, source=weights)
-    if run.exists() and any(run.iterdir()):
-        raise CheckpointError(f"{run}: not empty. Name a new folder with --out.")
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise CheckpointError(f"{run}: not an empty folder. Name a new one with --out.")
     write_config(run, _config(weights, head, store, seed=seed, command=command))
     replace_file(run / HEAD_FILE, safetensors.torch.save(made.state_dict(), {"step": "0"}))
     return ImportedHead(
@@ -98,7 +101,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CheckpointError(
-            f"{path}: can't be read as a state dict ({str(error).splitlines()[0]}). Give the "
+            f"{path}: can't be read as a state dict ({type(error).__name__}: {error}). Give the "
             "pytorch_model.bin.N that the published code saved."
         ) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):

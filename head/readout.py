@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muse.head.mixers.attention import num_heads
 from muse.head.ordering import ClassTokens, TokenSequence, read_frames
 
 Readout = Literal["class", "ends", "interleaved", "pool", "max", "attend"]
 READS_CELLS: tuple[Readout, ...] = ("max", "attend")
 """Those that read cells even where no block mixes them into the class tokens."""
-
-HEAD_WIDTH = 64  # as CLIP's
 
 
 def class_tokens_of(readout: Readout) -> ClassTokens:
@@ -97,7 +96,7 @@ class AttendReadout(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.num_heads = max(1, dim // HEAD_WIDTH)
+        self.num_heads = num_heads(dim)
         self.query_norm = nn.LayerNorm(dim)
         self.token_norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)

@@ -15,6 +15,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from muse.head.head_config import HeadConfig
 from muse.head.run_files import CONFIG_FILE, HEAD_FILE, replace_file
 from muse.head.run_log import read_log
 from muse.head.scan.select import resolve_backend
-from muse.head.selection import read_selection
+from muse.head.selection import SelectionRecord, read_selection
 from muse.head.spread import Spread, spread_of
-from muse.head.train import StepReport, train
+from muse.head.train import StepReport, TrainSummary, train
 from muse.head.train_config import TrainConfig
+from muse.head.training_state import read_state
 from muse.pipeline.store import FeatureStore
 
 SEEDS_FILE = "seeds.json"
@@ -51,7 +53,8 @@ class SeedResult:
     run: Path
     num_parameters: int
     training_seconds: float
-    """Of all steps, reading and checkpoints included; a step that ran twice counts once."""
+    """Of all steps, reading included; what is between them is not. A step that ran twice counts
+    once."""
     step_milliseconds: float
     """Median of the steps after the first few, reading included."""
     peak_memory_bytes: int | None
@@ -90,6 +93,23 @@ def seed_runs(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def require_finished(runs: Mapping[int, Path]) -> None:
+    """Nothing, if every run of a folder of seeds was trained to its end.
+
+    Raises:
+        CheckpointError: If one was cut short: it is no draw of what the others are draws of.
+    """
+    for seed, run in runs.items():
+        log, state = read_log(run), read_state(run)
+        num_steps = int(log[-1]["num_steps"]) if log else None
+        done = state.step if state else 0
+        if num_steps is None or done < num_steps:
+            raise CheckpointError(
+                f"{run}: seed {seed} has done {done} of {num_steps or 'its'} steps. Repeat "
+                "`muse train-head ... --seeds`, which goes on with it, or name a single run."
+            )
+
+
 def seeds_from(first: int, num_seeds: int) -> range:
     """Consecutive seeds.
 
@@ -122,6 +142,7 @@ def train_seed(
     split: str,
     command: Sequence[str] = (),
     on_step: Callable[[StepReport], None] = lambda report: None,
+    on_epoch: Callable[[SelectionRecord], None] = lambda record: None,
 ) -> SeedResult:
     """The run of ``config.seed`` in a folder of seeds, trained and evaluated where it is not yet.
 
@@ -133,6 +154,7 @@ def train_seed(
         split: What to evaluate on.
         command: Written beside the weights.
         on_step: Called after each step.
+        on_epoch: Called after each epoch that was measured.
 
     Raises:
         CheckpointError: If the folder is a run itself, or holds a run of other settings.
@@ -146,11 +168,13 @@ def train_seed(
             f"{folder}: a run of one seed, and no folder of several. Name a new folder with --out."
         )
     run = seed_folder(folder, config.seed)
-    peak = _train(store, run, config=config, head=head, command=command, on_step=on_step)
+    peak = _train(
+        partial(train, store, run, head=head, command=command, on_step=on_step, on_epoch=on_epoch),
+        config,
+    )
     evaluation = _evaluation(store, run, config=config, split=split, peak_memory_bytes=peak)
     run_config = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-    pairs = min(config.batch_size, run_config["num_captions"]) * config.accumulate
-    seconds = _step_seconds(run, pairs)
+    seconds = [line["seconds"] for line in read_log(run) if "seconds" in line]
     return SeedResult(
         seed=config.seed,
         run=run,
@@ -213,22 +237,14 @@ def write_text(path: Path, text: str) -> None:
         raise CheckpointError(f"{path}: can't be written ({error.strerror or error}).") from error
 
 
-def _train(
-    store: FeatureStore,
-    run: Path,
-    *,
-    config: TrainConfig,
-    head: HeadConfig,
-    command: Sequence[str],
-    on_step: Callable[[StepReport], None],
-) -> int | None:
+def _train(training: Callable[..., TrainSummary], config: TrainConfig) -> int | None:
     """Trains; the most bytes that this took on a GPU beside what was there, if it trained."""
     device = resolve_device(config.device)
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    summary = train(store, run, config=config, head=head, command=command, on_step=on_step)
+    summary = training(config=config)
     if device.type != "cuda" or summary.first_step >= summary.num_steps:
         return None
     return torch.cuda.max_memory_allocated(device) - before
@@ -282,8 +298,3 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _step_seconds(run: Path, pairs: int) -> list[float]:
-    """Of each step, from the log; ``pairs`` in each."""
-    return [pairs / line["pairs_per_second"] for line in read_log(run)]

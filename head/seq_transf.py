@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from muse.errors import UsageError
+from muse.head.mixers.attention import num_heads
 from muse.head.ordering import read_frames, scale_wise, valid_frames
 
-CHANNELS_PER_HEAD = 64  # as in CLIP's transformers
 MLP_RATIO = 4
 
 
@@ -63,12 +63,6 @@ class SeqTransfAggregator(nn.Module):
                 f"a video of {num_frames} frames: this head has positions for {max_frames}. "
                 f"Use a store of at most {max_frames} frames a video, or train a head on this one."
             )
-
-
-def num_heads(dim: int) -> int:
-    """One a 64 channels, or the next lower number that divides ``dim``; at least 1."""
-    most = max(1, dim // CHANNELS_PER_HEAD)
-    return next(heads for heads in range(most, 0, -1) if dim % heads == 0)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ with twenty captions is then read once and not twenty times. Knows nothing of ho
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +108,10 @@ class ShardWindow:
         in_flight = set().union(*self._in_flight)
         idle = sorted(self._held.keys() - in_flight, key=self._next_use)
         while idle and len(self._held) > self._window_shards:
-            self._free.append(self._held.pop(idle.pop()).memory)
+            shard = self._held.pop(idle.pop())
+            # A piece that no batch has asked for may still be on its way into this memory.
+            wait([piece.valid_NT for piece, _ in shard.place_of_row.values()])
+            self._free.append(shard.memory)
 
     def _next_use(self, shard: int) -> int:
         """The number of the next batch that is not started and shows it, or of none."""

@@ -33,6 +33,7 @@ from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.pyramid import cells_per_scale
 from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
@@ -62,10 +63,12 @@ class StepReport:
     """After the step, natural logarithm."""
     grad_norm: float
     """Before it was scaled down."""
+    seconds: float
+    """Of this step, reading included; the measuring and saving between steps is not."""
     pairs_per_second: float
-    """Pairs of this step over its seconds, reading included."""
+    """Pairs of this step over its seconds."""
     waiting_seconds: float
-    """Of those seconds, the ones in which its batch was not there yet."""
+    """Of its seconds, the ones in which a batch was not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +124,9 @@ def train(
     pairs = choose_pairs(store, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    scan = _resolve_scan(config, device)
+    scan = resolve_scan(config, device)
     head = head or paper_head(store.header)
+    _require_scales(head, store)
     open_run(
         run,
         RunConfig(
@@ -205,6 +209,7 @@ def _steps(
         loss, grad_norm = learner.learn(
             itertools.islice(batches, num_batches), num_batches=num_batches
         )
+        seconds = time.perf_counter() - start
         report = StepReport(
             step=learner.step,
             num_steps=len(plan),
@@ -213,7 +218,8 @@ def _steps(
             lr=learner.optimizer.lr,
             logit_scale=learner.head.logit_scale.item(),
             grad_norm=grad_norm,
-            pairs_per_second=planned.num_pairs / (time.perf_counter() - start),
+            seconds=seconds,
+            pairs_per_second=planned.num_pairs / seconds,
             waiting_seconds=batches.seconds - waited,
         )
         yield report, planned.ends_epoch
@@ -275,7 +281,13 @@ def _read_batches(
     )
 
 
-def _resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
+def _require_scales(head: HeadConfig, store: FeatureStore) -> None:
+    """Refuses, before a folder is made, scales that this store's patches don't have."""
+    if head.aggregator == "muse":
+        cells_per_scale(store.header.encoder.grid, head.factors)
+
+
+def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
     """Never ``auto``; a deterministic run has no use for mamba-ssm's kernel."""
     wanted = "cpu" if config.deterministic and config.scan == "auto" else config.scan
     return resolve_backend(wanted, device)

@@ -72,7 +72,7 @@ def hold_out_videos(
     if num_held_out >= num_videos:
         raise UsageError(
             f"hold_out {part}: {num_held_out} of {num_videos} videos of split {selection.split!r} "
-            "would be held out, and none be left. Choose a smaller part, or --select-on none."
+            "would be held out, and none be left. Choose a smaller part, or 0."
         )
     hashes = [_hash(store.video_ids[row], seed) for row in selection.video_rows_V]
     is_held_out_V = np.zeros(num_videos, dtype=np.bool_)

@@ -13,14 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-HEAD_WIDTH = 64  # 8 heads at D = 512
+HEAD_WIDTH = 64  # as in CLIP's transformers: 8 heads at D = 512
+
+
+def num_heads(dim: int) -> int:
+    """One a 64 channels, or the next lower number that divides ``dim``; at least 1."""
+    most = max(1, dim // HEAD_WIDTH)
+    return next(heads for heads in range(most, 0, -1) if dim % heads == 0)
 
 
 class Attention(nn.Module):
     """Every token looks at every token of its sequence.
 
     Args:
-        dim: D; D / 64 heads, one at least.
+        dim: D; `num_heads` of it.
         is_fused: Whether torch may take a kernel that never holds the (L, L) weights: flash
             attention where it has one for the device, the type and the mask. Same result but for
             rounding.
@@ -28,7 +34,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, *, is_fused: bool) -> None:
         super().__init__()
-        self.num_heads = max(1, dim // HEAD_WIDTH)
+        self.num_heads = num_heads(dim)
         self.is_fused = is_fused
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)

@@ -8,6 +8,7 @@ import typer
 from muse.cli.asked_training import AskedTraining, asked_training
 from muse.errors import UsageError
 from muse.head.head_config import head_of_mode
+from muse.head.train import train
 from muse.head.train_config import TrainConfig, training_of_mode
 
 
@@ -61,6 +62,16 @@ def test_scales_are_cells_along_a_side_of_the_store_s_grid(store: Path) -> None:
     assert asked(store, "--scales", f"1,{2 * grid},{grid}").head.factors == (2.0, 1.0)
     assert asked(store, "--scales", "1").head.factors == ()
     assert asked(store, "--factors", "none").head.factors == ()
+
+
+def test_a_repeated_run_takes_other_scales_and_no_mode(store: Path, tmp_path: Path) -> None:
+    first = asked(store, "--factors", "0.5,1", "--depth", "1", "--epochs", "1", "--device", "cpu")
+    train(first.store, tmp_path / "run", config=first.config, head=first.head)
+    again = asked(store, "--config", str(tmp_path / "run"))
+    assert (again.head, again.config) == (first.head, first.config)
+    assert asked(store, "--config", str(tmp_path / "run"), "--scales", "1").head.factors == ()
+    with pytest.raises(UsageError, match=r"with --mode muse: a run's settings are all there"):
+        asked(store, "--config", str(tmp_path / "run"), "--mode", "muse")
 
 
 def test_scales_and_factors_are_one_or_the_other(store: Path) -> None:

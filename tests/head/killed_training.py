@@ -21,7 +21,7 @@ def finish(run: Path, settings: Mapping[str, object]) -> None:
     assert process.returncode == 0
 
 
-MEASURED = ("pairs_per_second", "waiting_seconds")
+MEASURED = ("seconds", "pairs_per_second", "waiting_seconds")
 
 
 def kill_after(step: int, run: Path, settings: Mapping[str, object]) -> None:

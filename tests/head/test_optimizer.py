@@ -85,7 +85,7 @@ def test_state_that_is_put_back_moves_the_weights_as_before(name: OptimizerName)
     }
 
 
-def test_published_decay_spares_biases_alone() -> None:
+def test_published_decay_spares_biases_and_the_temperature() -> None:
     head = RetrievalHead(HEAD)
     decayed = {
         name
@@ -93,14 +93,9 @@ def test_published_decay_spares_biases_alone() -> None:
         if has_weight_decay(name, value, rule="published")
     }
     block = "aggregator.blocks.0."
-    assert {
-        "logit_scale",
-        f"{block}norm.weight",
-        f"{block}mamba.A_log",
-        f"{block}mamba.D",
-    } < decayed
+    assert {f"{block}norm.weight", f"{block}mamba.A_log", f"{block}mamba.D"} < decayed
     assert {f"{block}mamba.conv1d.weight", f"{block}mamba.D_b", f"{block}gate.weight"} < decayed
     spared = {name.rsplit(".", 1)[-1] for name, _ in head.named_parameters()} - {
         name.rsplit(".", 1)[-1] for name in decayed
     }
-    assert spared == {"bias"}
+    assert spared == {"bias", "logit_scale"}

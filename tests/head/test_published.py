@@ -111,8 +111,18 @@ def test_a_tensor_of_another_shape_is_named(store: MemoryStore, tmp_path: Path) 
         import_published(saved(tmp_path / "weights", weights), store, tmp_path / "run")
 
 
+def test_half_a_checkpoint_is_refused(store: MemoryStore, tmp_path: Path) -> None:
+    weights = published(RetrievalHead(shape_of(store)))
+    del weights["MS_mamba.0.temporal_fc.weight"]
+    with pytest.raises(CheckpointError, match=r"blocks.0.gate.weight is missing"):
+        import_published(saved(tmp_path / "weights", weights), store, tmp_path / "run")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"empty: can't be read as a state dict"):
+        import_published(tmp_path / "empty", store, tmp_path / "run")
+
+
 def test_a_folder_in_use_is_left_alone(store: MemoryStore, tmp_path: Path) -> None:
     file = saved(tmp_path / "weights", published(RetrievalHead(shape_of(store))))
     import_published(file, store, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"not empty"):
+    with pytest.raises(CheckpointError, match=r"not an empty folder"):
         import_published(file, store, tmp_path / "run")

@@ -12,6 +12,7 @@ from muse.head import seeds
 from muse.head.head_config import HeadConfig
 from muse.head.seeds import (
     SeedResult,
+    require_finished,
     require_split,
     seed_runs,
     seeds_from,
@@ -93,7 +94,7 @@ def test_cost_is_read_from_the_log(tmp_path: Path) -> None:
     _train(store, tmp_path, 42)
     seconds = [9.0, 9.0, 9.0, 2.0, 1.0, 4.0]
     lines = [
-        json.dumps({"step": step, "pairs_per_second": CONFIG.batch_size / second})
+        json.dumps({"step": step, "seconds": second})
         for step, second in enumerate(seconds, start=1)
     ]
     (tmp_path / "seed-42" / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -101,6 +102,17 @@ def test_cost_is_read_from_the_log(tmp_path: Path) -> None:
     assert result.training_seconds == pytest.approx(34)
     assert result.step_milliseconds == pytest.approx(2000)  # the first three are not typical
     assert result.peak_memory_bytes is None
+
+
+def test_a_seed_that_was_cut_short_is_no_draw(tmp_path: Path) -> None:
+    store = _store()
+    _train(store, tmp_path, 42)
+    runs = seed_runs(tmp_path)
+    require_finished(runs)
+    log = tmp_path / "seed-42" / "log.jsonl"
+    log.write_text(log.read_text().replace('"num_steps": ', '"num_steps": 9'), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"seed 42 has done \d+ of 9\d+ steps"):
+        require_finished(runs)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

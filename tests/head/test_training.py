@@ -96,7 +96,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert steps == list(range(summary.first_step + 1, 7))
     for name in ("head.safetensors", "state.safetensors"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    measured = ("pairs_per_second", "waiting_seconds")
+    measured = ("seconds", "pairs_per_second", "waiting_seconds")
     for found, wanted in zip(log_lines(cut), log_lines(whole), strict=True):
         assert [found[key] for key in found if key not in measured] == [
             wanted[key] for key in wanted if key not in measured
