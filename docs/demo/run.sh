@@ -28,4 +28,5 @@ run muse train-head "$out/store" "${training[@]}" --out "$out/run"
 run muse evaluate "$out/store" --head mean-pool
 run muse evaluate "$out/store" --head "$out/run" --against mean-pool \
   --json "$out/scores.json" --html "$out/report.html"
+run muse head influence "$out/store" --head "$out/run" --videos 64
 run muse search "$out/store" "$query" --head "$out/run" -k 3
