@@ -4,7 +4,7 @@ A mode is a preset of head and training; a flag that was given wins over it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -53,6 +53,21 @@ class AskedTraining:
     json_lines: bool
 
 
+def _panel(title: str) -> Callable[..., Any]:
+    """Options that stand together in the command's help."""
+
+    def option(text: str, *names: str) -> Any:
+        return typer.Option(*names, help=text, rich_help_panel=title)
+
+    return option
+
+
+_head = _panel("The head")
+_steps = _panel("Steps")
+_ending = _panel("Which weights to end with")
+_seeds = _panel("Several seeds")
+
+
 # Its docstring is the command's help: `train_head` takes both over.
 def asked_training(
     context: typer.Context,
@@ -69,93 +84,89 @@ def asked_training(
     split: Annotated[
         str, typer.Option(help="Captions to train on; all for every split.")
     ] = "train",
-    epochs: Annotated[int, typer.Option(help="Passes over all caption and video pairs.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Pairs of a batch.")] = 128,
+    epochs: Annotated[int, _steps("Passes over all caption and video pairs.")] = 5,
+    batch_size: Annotated[int, _steps("Pairs of a batch.")] = 128,
     captions: Annotated[
-        CaptionsFlag, typer.Option(help="An epoch has all, or one of each video, drawn anew.")
+        CaptionsFlag, _steps("An epoch has all, or one of each video, drawn anew.")
     ] = CaptionsFlag.all,
     shuffle: Annotated[
         ShuffleFlag,
-        typer.Option(help="shards: reads a store larger than memory about once an epoch."),
+        _steps("shards: reads a store larger than memory about once an epoch."),
     ] = ShuffleFlag.full,
     shuffle_window: Annotated[
-        int, typer.Option(help="shards: videos in memory, among which pairs are mixed.")
+        int, _steps("shards: videos in memory, among which pairs are mixed.")
     ] = 1024,
     videos_at_once: Annotated[
-        int | None, typer.Option(help="Embedded together: fewer, less memory, same gradient.")
+        int | None, _steps("Embedded together: fewer, less memory, same gradient.")
     ] = None,
     recompute: Annotated[
         bool,
-        typer.Option(
-            "--recompute/--no-recompute", help="muse: less memory, same numbers, one more forward."
-        ),
+        _steps("muse: less memory, same numbers, one more forward.", "--recompute/--no-recompute"),
     ] = False,
-    accumulate: Annotated[
-        int, typer.Option(help="Batches a step; each sees its own negatives alone.")
-    ] = 1,
+    accumulate: Annotated[int, _steps("Batches a step; each sees its own negatives alone.")] = 1,
     optimizer: Annotated[
-        OptimizerFlag, typer.Option(help="adamw, or bertadam as published.")
+        OptimizerFlag, _steps("adamw, or bertadam as published.")
     ] = OptimizerFlag.adamw,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of what --decay names.")] = 0.2,
+    lr: Annotated[float, _steps("Peak learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, _steps("Of what --decay names.")] = 0.2,
     decay: Annotated[
-        DecayFlag, typer.Option(help="matrices, or as published all but biases.")
+        DecayFlag, _steps("matrices; or, as published, all but biases and the temperature.")
     ] = DecayFlag.matrices,
-    warmup: Annotated[float, typer.Option(help="Part of the steps with a rising rate.")] = 0.1,
+    warmup: Annotated[float, _steps("Part of the steps with a rising rate.")] = 0.1,
     ema: Annotated[
-        float, typer.Option(help="Decay of an average of the weights to end with; 0 for none.")
+        float, _ending("Decay of an average of the weights to end with; 0 for none.")
     ] = 0.0,
     select_on: Annotated[
         str,
-        typer.Option(
-            help="Split to choose the best epoch on; auto is the store's validation split, if any;"
+        _ending(
+            "Split to choose the best epoch on; auto is the store's validation split, if any;"
             " none ends with the last epoch."
         ),
     ] = "auto",
     hold_out: Annotated[
         float,
-        typer.Option(help="Part of the training videos to choose the best epoch on instead."),
+        _ending("Part of the training videos to choose the best epoch on instead."),
     ] = 0.0,
     aggregator: Annotated[
         AggregatorFlag,
-        typer.Option(help="muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
+        _head("muse, or seq-transf: CLIP4Clip's transformer over class tokens."),
     ] = AggregatorFlag.muse,
-    depth: Annotated[int, typer.Option(help="BiMamba blocks, or layers of seq-transf.")] = 4,
+    depth: Annotated[int, _head("BiMamba blocks, or layers of seq-transf.")] = 4,
     factors: Annotated[
         str,
-        typer.Option(help="muse: scales, as factors on the patch grid; none for class tokens."),
+        _head("muse: scales, as factors on the patch grid; none for class tokens."),
     ] = "0.5,1,2",
     scales: Annotated[
         str | None,
-        typer.Option(help="muse: the same as cells along a side, as 1,3,7,14; 1: class token."),
+        _head("muse: the same as cells along a side, as 1,3,7,14; 1: class token."),
     ] = None,
     order: Annotated[
-        OrderFlag, typer.Option(help="muse: how the tokens of frames and scales follow each other.")
+        OrderFlag, _head("muse: how the tokens of frames and scales follow each other.")
     ] = OrderFlag.scale,
     mixer: Annotated[
-        MixerFlag, typer.Option(help="muse: what mixes the sequence in each block.")
+        MixerFlag, _head("muse: what mixes the sequence in each block.")
     ] = MixerFlag.bimamba_v2,
     residual: Annotated[
-        ResidualFlag, typer.Option(help="muse: how a block adds to its input.")
+        ResidualFlag, _head("muse: how a block adds to its input.")
     ] = ResidualFlag.gated,
     readout: Annotated[
-        ReadoutFlag, typer.Option(help="muse: what of the sequence becomes the frames.")
+        ReadoutFlag, _head("muse: what of the sequence becomes the frames.")
     ] = ReadoutFlag.class_,
-    dropout: Annotated[float, typer.Option(help="muse: of the last block.")] = 0.1,
-    d_state: Annotated[int, typer.Option(help="muse: states of a channel of the scan.")] = 16,
-    d_conv: Annotated[int, typer.Option(help="muse: taps of the scan's convolution.")] = 4,
-    expand: Annotated[int, typer.Option(help="muse: the scan's width over the tokens'.")] = 1,
+    dropout: Annotated[float, _head("muse: of the last block.")] = 0.1,
+    d_state: Annotated[int, _head("muse: states of a channel of the scan.")] = 16,
+    d_conv: Annotated[int, _head("muse: taps of the scan's convolution.")] = 4,
+    expand: Annotated[int, _head("muse: the scan's width over the tokens'.")] = 1,
     pyramid: Annotated[
-        PyramidFlag, typer.Option(help="muse: trained, or random and frozen as published.")
+        PyramidFlag, _head("muse: trained, or random and frozen as published.")
     ] = PyramidFlag.trained,
     init: Annotated[
-        InitFlag, typer.Option(help="muse: Mamba's own and zero gates, or normal as published.")
+        InitFlag, _head("muse: Mamba's own and zero gates, or normal as published.")
     ] = InitFlag.mamba,
     padding: Annotated[
-        PaddingFlag, typer.Option(help="muse: frames that are none, dropped, or as published.")
+        PaddingFlag, _head("muse: frames that are none, dropped, or as published.")
     ] = PaddingFlag.dropped,
     duplicates: Annotated[
-        DuplicatesFlag, typer.Option(help="A video twice in a batch: masked, or a negative.")
+        DuplicatesFlag, _steps("A video twice in a batch: masked, or a negative.")
     ] = DuplicatesFlag.masked,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 42,
     deterministic: Annotated[
@@ -174,10 +185,10 @@ def asked_training(
         int, typer.Option(help="Steps between checkpoints, beside each epoch's.")
     ] = 500,
     seeds: Annotated[
-        int | None, typer.Option(help="Runs, from --seed on: OUT/seed-42, … and their mean.")
+        int | None, _seeds("Runs, from --seed on: OUT/seed-42, … and their mean.")
     ] = None,
     evaluate_on: Annotated[
-        str | None, typer.Option(help="With --seeds: split to evaluate each on, else test.")
+        str | None, _seeds("With --seeds: split to evaluate each on, else test.")
     ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
