@@ -13,6 +13,7 @@ import typer
 
 import muse
 from muse.cli.ablate import CONTEXT, USAGE, ablate
+from muse.cli.data import data_app
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
 from muse.cli.head_import import import_head
@@ -52,6 +53,7 @@ app.command()(search)
 app.add_typer(store_app, name="store")
 app.add_typer(head_app, name="head")
 app.add_typer(world_app, name="world")
+app.add_typer(data_app, name="data")
 world_app.command("make")(make)
 head_app.command("influence")(influence)
 head_app.command("import")(import_head)

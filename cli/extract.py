@@ -38,6 +38,8 @@ class DatasetFlag(StrEnum):
     msrvtt = "msrvtt"
     activitynet = "activitynet"
     didemo = "didemo"
+    lsmdc = "lsmdc"
+    vatex = "vatex"
     world = "world"
 
 

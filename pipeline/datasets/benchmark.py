@@ -5,17 +5,46 @@ and which are missing is decided here, once for all.
 """
 
 import csv
-import json
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from muse.errors import ManifestError
+from muse.pipeline.datasets.annotations import find_annotation
 from muse.pipeline.datasets.videos import VideoFolder
 from muse.pipeline.records import Caption, Listing, VideoRef
 
-Texts = Mapping[str, list[str]]  # video id -> its captions
+Texts = Iterable[tuple[str, list[str]]]  # (video id, its captions) as listed, repeats included
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotationFile:
+    """A file that a split is read from."""
+
+    names: tuple[str, ...]
+    """Any one of them."""
+    is_optional: bool = False
+    """True where the others tell enough without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """How large a split is in the literature; None where that is not told."""
+
+    num_videos: int | None = None
+    num_captions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """One of a benchmark's sets of videos."""
+
+    files: tuple[AnnotationFile, ...]
+    sizes: tuple[Size, ...] = ()
+    """As published: one, or one for each of the forms that are about."""
+    title: str = ""
+    """Of the protocol, where it is another than the benchmark's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,27 +53,59 @@ class Benchmark:
 
     title: str
     """As papers write it."""
-    splits: tuple[str, ...]
-    """The names that ``--split`` takes; the first are the usual ones."""
+    splits: Mapping[str, Split]
+    """By the names that ``--split`` takes; the first are the usual ones."""
     read_split: Callable[[Path, str], Texts]
     """(root, split) -> the captions of each video of that split."""
+    source: str
+    """Where people get the files, a sentence."""
     file_names: Callable[[str], Iterable[str]] = lambda video_id: (video_id,)
     """Stems under which users keep the video of an id."""
     read_axes: Callable[[Path], Mapping[str, str]] = lambda root: {}
     """root -> by video id, what its captions ask for, where the benchmark says."""
+    num_frames: int = 12
+    """Frames a video in the papers' set-up."""
+    num_words: int = 32
+    """Tokens a text in the papers' set-up."""
+    remark: str = ""
+    """What sets our reading apart from the papers', a sentence."""
+
+    def require_split(self, split: str) -> None:
+        """Nothing, or a ManifestError where it has no such split."""
+        if split not in self.splits:
+            raise ManifestError(f"split {split!r}: {self.title} has {', '.join(self.splits)}.")
+
+    def label(self, splits: Iterable[str]) -> str:
+        """The protocol of some splits, such as ``MSVD train+test``."""
+        grouped = itertools.groupby(splits, key=lambda split: self.splits[split].title)
+        return " + ".join(f"{title or self.title} {'+'.join(group)}" for title, group in grouped)
 
 
 def benchmarks() -> dict[str, Benchmark]:
     """The benchmarks that ``--dataset`` takes."""
-    from muse.pipeline.datasets import activitynet, didemo, msrvtt, msvd, world
+    from muse.pipeline.datasets import activitynet, didemo, lsmdc, msrvtt, msvd, vatex, world
 
     return {
         "msvd": msvd.MSVD,
         "msrvtt": msrvtt.MSRVTT,
         "activitynet": activitynet.ACTIVITYNET,
         "didemo": didemo.DIDEMO,
+        "lsmdc": lsmdc.LSMDC,
+        "vatex": vatex.VATEX,
         "world": world.WORLD,
     }
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        ManifestError: If there is none.
+    """
+    benchmark = benchmarks().get(name)
+    if benchmark is None:
+        raise ManifestError(f"dataset {name!r}: choose one of {', '.join(benchmarks())}.")
+    return benchmark
 
 
 def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
@@ -53,19 +114,18 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
     Args:
         name: One of `benchmarks`.
         root: Holds the annotation files and, at any depth, the videos.
-        splits: One or more of the benchmark's.
+        splits: One or more of the benchmark's, of which no two share a video.
 
     Raises:
         ManifestError: If the name, a split or an annotation file is unknown, or no video is there.
     """
-    benchmark = benchmarks().get(name)
-    if benchmark is None:
-        raise ManifestError(f"dataset {name!r}: choose one of {', '.join(benchmarks())}.")
+    benchmark = benchmark_of(name)
     folder = VideoFolder(root)
     chosen = tuple(dict.fromkeys(splits))
     if len({_head_split(split) for split in chosen}) < len(chosen):
         raise ManifestError(f"splits {', '.join(chosen)}: these overlap. Choose one of them.")
-    texts_of = {split: _read_split(benchmark, root, split) for split in chosen}
+    texts_of = {split: merged(read_texts(benchmark, root, split)) for split in chosen}
+    _refuse_shared(texts_of)
     axes = benchmark.read_axes(root)
     captions = [
         Caption(video_id=video_id, text=text, split=_head_split(split), axis=axes.get(video_id, ""))
@@ -74,33 +134,30 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
         for text in texts[video_id]
     ]
     ids = dict.fromkeys(video_id for texts in texts_of.values() for video_id in texts)
-    videos = tuple(VideoRef(video_id=i, path=_find(folder, benchmark, i)) for i in ids)
+    videos = tuple(VideoRef(video_id=i, path=find_video(folder, benchmark, i)) for i in ids)
+    label = benchmark.label(chosen)
     if not videos:
-        raise ManifestError(
-            f"{root}: {benchmark.title} {'+'.join(chosen)} has 0 videos in its files."
-        )
+        raise ManifestError(f"{root}: {label} has 0 videos in its files.")
     if not any(video.path for video in videos):
         raise ManifestError(
-            f"{root}: none of the {len(videos)} videos of {benchmark.title} "
-            f"{'+'.join(chosen)} is below it (first: {videos[0].video_id}). Name their folder."
+            f"{root}: none of the {len(videos)} videos of {label} is below it "
+            f"(first: {videos[0].video_id}). Name their folder. {benchmark.source}"
         )
-    return Listing(
-        protocol=f"{benchmark.title} {'+'.join(chosen)}", videos=videos, captions=tuple(captions)
-    )
+    return Listing(protocol=label, videos=videos, captions=tuple(captions))
 
 
-def _head_split(split: str) -> str:
-    """Both training sets of MSR-VTT are ``train`` to a head."""
-    return split.partition("-")[0]
+def read_texts(benchmark: Benchmark, root: Path, split: str) -> list[tuple[str, list[str]]]:
+    """(video id, its captions) of a split, as its files list them.
 
-
-def _read_split(benchmark: Benchmark, root: Path, split: str) -> Texts:
-    if split not in benchmark.splits:
-        raise ManifestError(
-            f"split {split!r}: {benchmark.title} has {', '.join(benchmark.splits)}."
-        )
+    Raises:
+        ManifestError: If the benchmark has no such split, or a file is missing or of another form.
+    """
+    benchmark.require_split(split)
+    for file in benchmark.splits[split].files:
+        if not file.is_optional and find_annotation(root, *file.names) is None:
+            raise ManifestError(f"{root}: no {' or '.join(file.names)} in it. {benchmark.source}")
     try:
-        return benchmark.read_split(root, split)
+        return list(benchmark.read_split(root, split))
     except ManifestError:
         raise
     except (KeyError, TypeError, AttributeError, OSError, csv.Error, ValueError) as error:
@@ -110,39 +167,37 @@ def _read_split(benchmark: Benchmark, root: Path, split: str) -> Texts:
         ) from error
 
 
-def _find(folder: VideoFolder, benchmark: Benchmark, video_id: str) -> Path | None:
+def merged(texts: Texts) -> dict[str, list[str]]:
+    """The captions by video; one that is listed again adds those that it did not have."""
+    captions: dict[str, list[str]] = {}
+    for video_id, listed in texts:
+        known = captions.get(video_id)
+        captions[video_id] = (
+            list(listed) if known is None else known + [t for t in listed if t not in known]
+        )
+    return captions
+
+
+def find_video(folder: VideoFolder, benchmark: Benchmark, video_id: str) -> Path | None:
+    """The file of an id, under any of the names that people give it.
+
+    Raises:
+        ManifestError: If several files fit.
+    """
     return next(filter(None, map(folder.find, benchmark.file_names(video_id))), None)
 
 
-def annotation_file(root: Path, *names: str) -> Path:
-    """The first of the names that is a file in a folder, or at any depth below it.
-
-    Raises:
-        ManifestError: If none is there.
-    """
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    for name in names:
-        if found := sorted(root.rglob(name)):
-            return found[0]
-    raise ManifestError(
-        f"{root}: no {' or '.join(names)} in it. Put the benchmark's annotation files there."
-    )
+def _head_split(split: str) -> str:
+    """All training sets of MSR-VTT are ``train`` to a head."""
+    return split.partition("-")[0]
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ManifestError: If it is not JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{file}: can't be read as JSON: {error}.") from error
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped."""
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _refuse_shared(texts_of: Mapping[str, Mapping[str, object]]) -> None:
+    for left, right in itertools.combinations(texts_of, 2):
+        shared = [video_id for video_id in texts_of[left] if video_id in texts_of[right]]
+        if shared:
+            raise ManifestError(
+                f"splits {left} and {right}: {len(shared)} videos are in both (first: "
+                f"{shared[0]}), so that one would leak into the other. Extract them into two "
+                "stores, or choose splits that share none."
+            )

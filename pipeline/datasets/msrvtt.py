@@ -1,47 +1,83 @@
-"""MSR-VTT with the 1k-A test (Yu et al. 2018, JSFusion) and both of its training sets.
+"""MSR-VTT: the 1k-A test (Yu et al. 2018, JSFusion) with both of its training sets, the full split.
 
 Files: ``MSRVTT_data.json``, ``MSRVTT_train.9k.csv``, ``MSRVTT_train.7k.csv`` and
 ``MSRVTT_JSFUSION_test.csv``, as CLIP4Clip distributes them. A training video has 20 captions, a
-test video the one that the test file gives it. There is no validation split.
+1k-A test video the one that the test file gives it; 1k-A has no validation split. The full split
+(6,513 / 497 / 2,990 videos, 20 captions each) is ``MSRVTT_train.full.csv`` and so on where they are
+there, else what the JSON says of each video. Its test shares 1,990 videos with 1k-A's training.
 """
 
-import csv
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from muse.errors import ManifestError
-from muse.pipeline.datasets.benchmark import Benchmark, Texts, annotation_file, read_json
+from muse.pipeline.datasets.annotations import (
+    annotation_file,
+    find_annotation,
+    read_json,
+    read_rows,
+    text_field,
+)
+from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
 
+_SENTENCES = ("MSRVTT_data.json", "MSR_VTT.json")
+_TEST = ("MSRVTT_JSFUSION_test.csv",)
 _TRAIN_FILES = {"train": "MSRVTT_train.9k.csv", "train-7k": "MSRVTT_train.7k.csv"}
+_FULL_FILES = {f"{name}-full": f"MSRVTT_{name}.full.csv" for name in ("train", "val", "test")}
+_FULL_NAMES = {"train-full": "train", "val-full": "validate", "test-full": "test"}  # in the JSON
 
 
 def read_split(root: Path, split: str) -> Texts:
     """The captions of each video of a split."""
     if split == "test":
-        return _read_test(annotation_file(root, "MSRVTT_JSFUSION_test.csv"))
+        rows = read_rows(annotation_file(root, *_TEST), needed=("video_id", "sentence"))
+        return [(row["video_id"], [row["sentence"]]) for row in rows]
+    file = annotation_file(root, *_SENTENCES)
+    content = read_json(file)
     sentences: dict[str, list[str]] = defaultdict(list)
-    for sentence in read_json(annotation_file(root, "MSRVTT_data.json", "MSR_VTT.json"))[
-        "sentences"
-    ]:
-        sentences[sentence["video_id"]].append(sentence["caption"])
-    rows = _rows(annotation_file(root, _TRAIN_FILES[split]), needed=("video_id",))
-    return {row["video_id"]: sentences[row["video_id"]] for row in rows}
+    for number, sentence in enumerate(content["sentences"]):
+        where = f"{file}, sentence {number}"
+        caption = text_field(sentence, "caption", where=where)
+        sentences[text_field(sentence, "video_id", where=where)].append(caption)
+    ids = _listed_ids(root, split) or _ids_of_full(content["videos"], _FULL_NAMES[split])
+    return [(video_id, sentences[video_id]) for video_id in ids]
 
 
-def _read_test(file: Path) -> Texts:
-    rows = _rows(file, needed=("video_id", "sentence"))
-    return {row["video_id"]: [row["sentence"]] for row in rows}
+def _listed_ids(root: Path, split: str) -> list[str]:
+    """Those of the split's own file; none where the full split has none."""
+    if split in _TRAIN_FILES:
+        file = annotation_file(root, _TRAIN_FILES[split])
+    else:
+        found = find_annotation(root, _FULL_FILES[split])
+        if found is None:
+            return []
+        file = found
+    return [row["video_id"] for row in read_rows(file, needed=("video_id",))]
 
 
-def _rows(file: Path, *, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ManifestError(f"{file}: no column {missing[0]!r}; it has {reader.fieldnames}.")
-        return list(reader)
+def _ids_of_full(videos: Iterable[dict[str, str]], name: str) -> list[str]:
+    return [video["video_id"] for video in videos if video["split"] == name]
+
+
+def _split(*names: str, videos: int, captions_each: int = 20, is_full: bool = False) -> Split:
+    files = [AnnotationFile(names=(name,), is_optional=is_full) for name in names]
+    if captions_each > 1:
+        files.append(AnnotationFile(names=_SENTENCES))
+    size = Size(num_videos=videos, num_captions=videos * captions_each)
+    return Split(files=tuple(files), sizes=(size,), title="MSR-VTT full" if is_full else "")
 
 
 MSRVTT = Benchmark(
-    title="MSR-VTT 1k-A", splits=("train", "test", "train-7k"), read_split=read_split
+    title="MSR-VTT 1k-A",
+    splits={
+        "train": _split(_TRAIN_FILES["train"], videos=9000),
+        "test": _split(*_TEST, videos=1000, captions_each=1),
+        "train-7k": _split(_TRAIN_FILES["train-7k"], videos=7010),
+        "train-full": _split(_FULL_FILES["train-full"], videos=6513, is_full=True),
+        "val-full": _split(_FULL_FILES["val-full"], videos=497, is_full=True),
+        "test-full": _split(_FULL_FILES["test-full"], videos=2990, is_full=True),
+    },
+    read_split=read_split,
+    source="CLIP4Clip's msrvtt_data.zip has the annotation files; the Frozen-in-Time project's "
+    "MSRVTT.zip the videos.",
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from muse.errors import ManifestError, UsageError
-from muse.pipeline.datasets.benchmark import Benchmark, Texts, annotation_file
+from muse.pipeline.datasets.annotations import annotation_file
+from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Split, Texts
 from muse.pipeline.world.things import SPLITS
 from muse.pipeline.world.world import CAPTION_COLUMNS, CAPTIONS_FILE, WORLD_FILE, read_world
 
@@ -17,7 +18,7 @@ def read_split(root: Path, split: str) -> Texts:
     for row in _rows(root):
         if row["split"] == split:
             texts[Path(row["video"]).stem].append(row["caption"])
-    return texts
+    return texts.items()
 
 
 def read_axes(root: Path) -> Mapping[str, str]:
@@ -52,5 +53,17 @@ def _readable_rows(file: Path) -> list[dict[str, str]]:
     return rows if is_whole else []
 
 
-WORLD = Benchmark(title="world", splits=SPLITS, read_split=read_split, read_axes=read_axes)
+_FILES = (
+    AnnotationFile(names=(WORLD_FILE,)),
+    AnnotationFile(names=(CAPTIONS_FILE,), is_optional=True),  # the reader says how to mend it
+)
+
+WORLD = Benchmark(
+    title="world",
+    splits={split: Split(files=_FILES) for split in SPLITS},
+    read_split=read_split,
+    source="`muse world make` writes a world's files and videos.",
+    read_axes=read_axes,
+    num_frames=8,
+)
 """Compositions of the test split are in no other; see `muse.pipeline.world.things`."""

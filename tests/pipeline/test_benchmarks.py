@@ -1,6 +1,7 @@
-"""The readers of four benchmarks: on small files written here, and on the published ones."""
+"""The readers of the benchmarks: on small files written here, and on the published ones."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from muse.errors import ManifestError
-from muse.pipeline.datasets.benchmark import benchmarks, list_benchmark
+from muse.pipeline.datasets.benchmark import benchmarks, list_benchmark, merged
 from muse.pipeline.records import Listing
 
 MakeRoot = Callable[..., Path]
@@ -23,9 +24,10 @@ def make_root(tmp_path: Path) -> MakeRoot:
         for name in videos:
             (tmp_path / "videos" / name).touch()
         for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content)
+            text = content if isinstance(content, str | bytes) else json.dumps(content)
             stem, _, suffix = name.rpartition("_")
-            (tmp_path / f"{stem}.{suffix}").write_text(text, encoding="utf-8")
+            file = tmp_path / f"{stem}.{suffix}"
+            file.write_bytes(text if isinstance(text, bytes) else text.encode())
         return tmp_path
 
     return make
@@ -91,8 +93,8 @@ def test_an_unknown_split_is_refused_with_the_known_ones(msvd_root: Path) -> Non
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="'lsmdc': choose one of msvd, msrvtt"):
-        list_benchmark("lsmdc", tmp_path, ["test"])
+    with pytest.raises(ManifestError, match="'ucf': choose one of msvd, msrvtt"):
+        list_benchmark("ucf", tmp_path, ["test"])
 
 
 def test_an_annotation_file_that_is_no_json_is_refused(msvd_root: Path) -> None:
@@ -101,12 +103,56 @@ def test_an_annotation_file_that_is_no_json_is_refused(msvd_root: Path) -> None:
         list_benchmark("msvd", msvd_root, ["test"])
 
 
+def test_an_object_in_place_of_captions_is_refused_with_its_file(msvd_root: Path) -> None:
+    (msvd_root / "captions_msvd.json").write_text('{"one": "a"}', encoding="utf-8")
+    with pytest.raises(
+        ManifestError, match=r"captions_msvd\.json: expected .* list of texts 'one'"
+    ):
+        list_benchmark("msvd", msvd_root, ["test"])
+
+
+def test_a_missing_file_s_error_says_where_to_get_it(msvd_root: Path) -> None:
+    with pytest.raises(ManifestError, match=r"msvd_data\.zip"):
+        list_benchmark("msvd", msvd_root, ["val"])
+
+
+def test_msvd_s_captions_are_read_from_a_pickle_of_words(make_root: MakeRoot) -> None:
+    content = pickle.dumps({"one": [["a", "dog"], ["it", "runs"]]})
+    root = make_root("one.avi", test_list_txt="one", **{"raw-captions_pkl": content})
+    texts = [text for _, text, _ in pairs(list_benchmark("msvd", root, ["test"]))]
+    assert texts == ["a dog", "it runs"]
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Path("x")), b"", b"garbage"])
+def test_a_pickle_that_would_run_code_or_is_none_is_refused(
+    make_root: MakeRoot, content: bytes
+) -> None:
+    root = make_root("one.avi", test_list_txt="one", **{"raw-captions_pkl": content})
+    with pytest.raises(ManifestError, match="a pickle of plain lists"):
+        list_benchmark("msvd", root, ["test"])
+
+
+def test_splits_that_share_a_video_are_refused(msvd_root: Path) -> None:
+    (msvd_root / "train_list.txt").write_text("three\ntwo\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"train and test: 1 videos are in both .first: two"):
+        list_benchmark("msvd", msvd_root, ["train", "test"])
+
+
+def test_a_video_that_is_listed_again_adds_only_its_other_captions() -> None:
+    listed = [("one", ["a", "a"]), ("two", []), ("one", ["a", "b"])]
+    assert merged(listed) == {"one": ["a", "a", "b"], "two": []}
+
+
 MSRVTT_DATA = {
+    "videos": [
+        {"video_id": "video1", "split": "train"},
+        {"video_id": "video2", "split": "validate"},
+    ],
     "sentences": [
         {"video_id": "video1", "caption": "one"},
         {"video_id": "video2", "caption": "two"},
         {"video_id": "video1", "caption": "three"},
-    ]
+    ],
 }
 
 
@@ -139,6 +185,37 @@ def test_msrvtt_test_without_sentences_is_refused(make_root: MakeRoot) -> None:
         list_benchmark("msrvtt", root, ["test"])
 
 
+def test_msrvtt_s_full_split_is_what_the_json_says(make_root: MakeRoot) -> None:
+    root = make_root("video1.mp4", MSRVTT_data_json=MSRVTT_DATA)
+    listing = list_benchmark("msrvtt", root, ["train-full", "val-full"])
+    assert listing.protocol == "MSR-VTT full train-full+val-full"
+    assert pairs(listing) == [
+        ("video1", "one", "train"),
+        ("video1", "three", "train"),
+        ("video2", "two", "val"),
+    ]
+
+
+def test_msrvtt_s_full_split_is_its_file_s_where_there_is_one(make_root: MakeRoot) -> None:
+    ids = {"MSRVTT_test.full_csv": "video_id\nvideo2\n"}
+    root = make_root("video2.mp4", MSRVTT_data_json=MSRVTT_DATA, **ids)
+    assert pairs(list_benchmark("msrvtt", root, ["test-full"])) == [("video2", "two", "test")]
+
+
+def test_two_protocols_in_one_store_are_both_named(make_root: MakeRoot) -> None:
+    rows = "key,vid_key,video_id,sentence\nret0,msr2,video2,a\n"
+    root = make_root("video1.mp4", MSRVTT_data_json=MSRVTT_DATA, MSRVTT_JSFUSION_test_csv=rows)
+    listing = list_benchmark("msrvtt", root, ["train-full", "test"])
+    assert listing.protocol == "MSR-VTT full train-full + MSR-VTT 1k-A test"
+
+
+def test_a_sentence_without_a_caption_is_refused_with_its_place(make_root: MakeRoot) -> None:
+    content = {"videos": [], "sentences": [{"video_id": "video1"}]}
+    root = make_root("video1.mp4", MSRVTT_data_json=content)
+    with pytest.raises(ManifestError, match=r"MSRVTT_data\.json, sentence 0: .* 'caption'"):
+        list_benchmark("msrvtt", root, ["train-full"])
+
+
 def activitynet_video(*sentences: str) -> dict[str, object]:
     return {"duration": 9.0, "timestamps": [], "sentences": list(sentences)}
 
@@ -164,6 +241,24 @@ def test_activitynet_s_videos_are_found_with_and_without_v(make_root: MakeRoot, 
     assert found(list_benchmark("activitynet", root, ["test"])) == {"v_x": name}
 
 
+@pytest.mark.parametrize("listed", [["v_x"], ["x"]])
+@pytest.mark.parametrize("annotated", ["v_x", "x"])
+@pytest.mark.parametrize("name", ["v_x.webm", "x.mp4"])
+def test_activitynet_s_ids_are_matched_with_and_without_v(
+    make_root: MakeRoot, listed: list[str], annotated: str, name: str
+) -> None:
+    val = {annotated: activitynet_video("One.")}
+    root = make_root(name, val_1_json=val, val_ids_json=listed)
+    assert found(list_benchmark("activitynet", root, ["test"])) == {annotated: name}
+
+
+def test_activitynet_s_other_annotation_is_named(make_root: MakeRoot) -> None:
+    root = make_root("v_x.mp4", val_2_json={"v_x": activitynet_video("One.")})
+    listing = list_benchmark("activitynet", root, ["test-val2"])
+    assert listing.protocol == "ActivityNet Captions (paragraph, val2) test-val2"
+    assert pairs(listing) == [("v_x", "One.", "test")]
+
+
 DIDEMO_DATA = [
     {"video": "1@N0_2_ab.mov", "description": "first "},
     {"video": "3@N0_4_cd.avi", "description": "other"},
@@ -184,15 +279,102 @@ def test_didemo_s_videos_are_found_under_another_extension(make_root: MakeRoot) 
     assert found(list_benchmark("didemo", root, ["test"])) == {"1@N0_2_ab": "1@N0_2_ab.mp4"}
 
 
+DIDEMO_LABELS = """\
+success,video_path,starts,ends,text,formatted_data
+True,/a/b/1@N0_2_ab.mov,tensor([[0]]),tensor([[31]]),"first, second",/c/test_data_id_0.pth
+True,/a/b/3@N0_4_cd.,tensor([[0]]),tensor([[31]]),other,/c/test_data_id_1.pth
+"""
+
+
+def test_didemo_s_label_table_has_the_paragraphs(make_root: MakeRoot) -> None:
+    root = make_root("1@N0_2_ab.mp4", "3@N0_4_cd..mp4", didemo_test_label_csv=DIDEMO_LABELS)
+    listing = list_benchmark("didemo", root, ["test"])
+    assert pairs(listing) == [
+        ("1@N0_2_ab", "first, second", "test"),
+        ("3@N0_4_cd", "other", "test"),
+    ]
+    assert found(listing) == {"1@N0_2_ab": "1@N0_2_ab.mp4", "3@N0_4_cd": "3@N0_4_cd..mp4"}
+
+
+def lsmdc_row(clip_id: str, sentence: str) -> str:
+    return "\t".join((clip_id, "00.01", "00.02", "00.01", "00.02", sentence)) + "\r\n"
+
+
+CLIP = "0001_A_Film_00.00.51.926-00.00.54.129"
+
+
+def test_lsmdc_has_no_header_and_gathers_a_clip_s_sentences(make_root: MakeRoot) -> None:
+    rows = lsmdc_row(CLIP, 'He says "no.') + lsmdc_row("2", "b") + "\r\n" + lsmdc_row(CLIP, "c")
+    root = make_root(f"{CLIP}.mkv", LSMDC16_annos_training_csv=rows)
+    listing = list_benchmark("lsmdc", root, ["train"])
+    assert pairs(listing) == [
+        (CLIP, 'He says "no.', "train"),
+        (CLIP, "c", "train"),
+        ("2", "b", "train"),
+    ]
+    assert found(listing) == {CLIP: f"{CLIP}.mkv", "2": None}
+
+
+@pytest.mark.parametrize("spelling", ["publictect", "publictest"])
+def test_lsmdc_s_test_is_found_under_both_spellings(make_root: MakeRoot, spelling: str) -> None:
+    files = {f"LSMDC16_challenge_1000_{spelling}_csv": lsmdc_row(CLIP, "a")}
+    root = make_root(f"{CLIP}.avi", **files)
+    assert pairs(list_benchmark("lsmdc", root, ["test"])) == [(CLIP, "a", "test")]
+
+
+def test_lsmdc_s_rows_of_another_width_are_refused_with_their_line(make_root: MakeRoot) -> None:
+    rows = lsmdc_row(CLIP, "a") + f"{CLIP},00.01,a\n"
+    root = make_root(f"{CLIP}.avi", LSMDC16_annos_val_csv=rows)
+    with pytest.raises(ManifestError, match=r"annos_val\.csv, line 2: 1 columns, expected 6"):
+        list_benchmark("lsmdc", root, ["val"])
+
+
+@pytest.fixture
+def vatex_root(make_root: MakeRoot) -> Path:
+    captions = {f"id{n}_000001_000011": {"enCap": [f"a{n}", f"b{n}"]} for n in range(4)}
+    return make_root(
+        "id0_000001_000011.mp4",
+        "id1_000001_000011.webm",
+        vatex_data_json=captions,
+        val_list_txt="id0_000001_000011\n",
+        test_list_txt="id1_000001_000011\nid2_000001_000011\n",
+        test1k5_sec_list_txt="id0_000001_000011\nid1_000001_000011\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "title", "num_missing"),
+    [("test", "test_list.txt", 1), ("test-sec", "test1k5_sec_list.txt", 0)],
+)
+def test_vatex_s_protocol_names_the_test_list(
+    vatex_root: Path, split: str, title: str, num_missing: int
+) -> None:
+    listing = list_benchmark("vatex", vatex_root, [split])
+    assert listing.protocol == f"VATEX (English, {title}) {split}"
+    assert {caption.split for caption in listing.captions} == {"test"}
+    assert sum(video.path is None for video in listing.videos) == num_missing
+
+
+@pytest.mark.parametrize("splits", [["test", "test-sec"], ["val", "test-sec"]])
+def test_vatex_s_overlapping_lists_are_not_mixed(vatex_root: Path, splits: list[str]) -> None:
+    with pytest.raises(ManifestError, match=r"overlap|1 videos are in both"):
+        list_benchmark("vatex", vatex_root, splits)
+
+
+def test_vatex_s_captions_in_another_form_are_refused(vatex_root: Path) -> None:
+    content = {"id1_000001_000011": {"chCap": ["x"]}}
+    (vatex_root / "vatex_data.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"video id1_000001_000011: .* list of texts 'enCap'"):
+        list_benchmark("vatex", vatex_root, ["test"])
+
+
 # -- the published files -------------------------------------------------------------------------
 
 
 def texts_of(name: str, root: Path, *splits: str) -> dict[str, list[str]]:
     benchmark = benchmarks()[name]
     return {
-        video_id: texts
-        for split in splits
-        for video_id, texts in benchmark.read_split(root, split).items()
+        video_id: texts for split in splits for video_id, texts in benchmark.read_split(root, split)
     }
 
 
@@ -205,6 +387,10 @@ def texts_of(name: str, root: Path, *splits: str) -> dict[str, list[str]]:
         ("msrvtt", ("test",), 1000, 1000),
         pytest.param("msrvtt", ("train",), 9000, 180000, marks=pytest.mark.slow),
         pytest.param("activitynet", ("train",), 10009, 10009, marks=pytest.mark.slow),
+        pytest.param("msrvtt", ("train-7k",), 7010, 140200, marks=pytest.mark.slow),
+        pytest.param("msrvtt", ("train-full",), 6513, 130260, marks=pytest.mark.slow),
+        pytest.param("msrvtt", ("val-full",), 497, 9940, marks=pytest.mark.slow),
+        pytest.param("msrvtt", ("test-full",), 2990, 59800, marks=pytest.mark.slow),
         ("activitynet", ("test",), 4917, 4917),
         ("didemo", ("test",), 1004, 1004),
     ],
