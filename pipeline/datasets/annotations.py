@@ -5,6 +5,7 @@ is not as expected is an error with file, line and what was expected. Knows no b
 """
 
 import csv
+import filecmp
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,17 @@ from muse.errors import ManifestError
 
 
 def find_annotation(root: Path, *names: str) -> Path | None:
-    """The first of the names that is a file in a folder, or at any depth below it."""
+    """The first of the names that is a file in a folder, or at any depth below it.
+
+    Raises:
+        ManifestError: If files of that name but of other bytes are in several folders below.
+    """
     for name in names:
         if (root / name).is_file():
             return root / name
     for name in names:
         if found := sorted(path for path in root.rglob(name) if path.is_file()):
-            return found[0]
+            return _only(found, root)
     return None
 
 
@@ -118,6 +123,17 @@ def texts_field(entry: object, key: str, *, where: str) -> list[str]:
             f"{where}: expected an object with a list of texts {key!r}, found {entry!r:.80}"
         )
     return value
+
+
+def _only(found: list[Path], root: Path) -> Path:
+    # Several benchmarks call a file train_list.txt: the first one below /data is anybody's.
+    other = next((f for f in found[1:] if not filecmp.cmp(found[0], f, shallow=False)), None)
+    if other is not None:
+        raise ManifestError(
+            f"{root}: {found[0]} and {other} have one name and other bytes. Name the folder of one "
+            "benchmark."
+        )
+    return found[0]
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from muse.errors import ManifestError
 from muse.pipeline.datasets.annotations import find_annotation
 from muse.pipeline.datasets.benchmark import (
+    AnnotationFile,
     Benchmark,
     Size,
     benchmark_of,
@@ -66,9 +67,9 @@ class SplitInventory:
     sizes: tuple[Size, ...]
     """Of the literature; empty where there is none."""
     content: SplitContent | None
-    """None where an annotation file is missing, or has another form."""
+    """None where an annotation file is missing, or something is wrong with one."""
     problem: str
-    """What is wrong with the form of a file; else empty."""
+    """What is wrong with an annotation file, its form or its place; else empty."""
 
     @property
     def has_files(self) -> bool:
@@ -119,20 +120,14 @@ def take_inventory(
 
 def _of_split(benchmark: Benchmark, folder: VideoFolder, root: Path, split: str) -> SplitInventory:
     wanted = benchmark.splits[split]
-    files = tuple(
-        FoundFile(
-            names=file.names,
-            path=find_annotation(root, *file.names),
-            is_optional=file.is_optional,
-        )
-        for file in wanted.files
-    )
+    files: tuple[FoundFile, ...] = ()
     content, problem = None, ""
-    if all(file.path or file.is_optional for file in files):
-        try:
+    try:
+        files = tuple(_found(root, file) for file in wanted.files)
+        if all(file.path or file.is_optional for file in files):
             content = _content(benchmark, folder, read_texts(benchmark, root, split))
-        except ManifestError as error:
-            problem = str(error)
+    except ManifestError as error:
+        problem = str(error)
     return SplitInventory(
         split=split,
         label=benchmark.label([split]),
@@ -141,6 +136,11 @@ def _of_split(benchmark: Benchmark, folder: VideoFolder, root: Path, split: str)
         content=content,
         problem=problem,
     )
+
+
+def _found(root: Path, file: AnnotationFile) -> FoundFile:
+    path = find_annotation(root, *file.names)
+    return FoundFile(names=file.names, path=path, is_optional=file.is_optional)
 
 
 def _content(

@@ -53,10 +53,7 @@ def _readable_rows(file: Path) -> list[dict[str, str]]:
     return rows if is_whole else []
 
 
-_FILES = (
-    AnnotationFile(names=(WORLD_FILE,)),
-    AnnotationFile(names=(CAPTIONS_FILE,), is_optional=True),  # the reader says how to mend it
-)
+_FILES = (AnnotationFile(names=(WORLD_FILE,)),)  # of its captions the reader says how to mend them
 
 WORLD = Benchmark(
     title="world",

@@ -31,6 +31,16 @@ def test_the_first_name_that_is_there_is_taken(tmp_path: Path) -> None:
     assert find_annotation(tmp_path, "c.json") is None
 
 
+def test_files_of_one_name_are_refused_unless_they_are_copies(tmp_path: Path) -> None:
+    for folder in ("msvd", "vatex"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train_list.txt").write_text("one", encoding="utf-8")
+    assert find_annotation(tmp_path, "train_list.txt") == tmp_path / "msvd" / "train_list.txt"
+    (tmp_path / "vatex" / "train_list.txt").write_text("two", encoding="utf-8")
+    with pytest.raises(ManifestError, match="one name and other bytes"):
+        find_annotation(tmp_path, "train_list.txt")
+
+
 def test_a_file_that_is_not_there_is_refused_by_all_its_names(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no a\.json or b\.json in it"):
         annotation_file(tmp_path, "a.json", "b.json")

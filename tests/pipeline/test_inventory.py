@@ -60,6 +60,15 @@ def test_a_file_of_another_form_is_told_and_not_raised(root: Path) -> None:
     assert not found.is_whole
 
 
+def test_two_files_of_one_name_are_a_problem_of_their_split(root: Path) -> None:
+    for folder in ("a", "b"):
+        (root / folder).mkdir()
+        (root / folder / "val_list.txt").write_text(folder, encoding="utf-8")
+    val, test = take_inventory("msvd", root, ["val", "test"])
+    assert "one name and other bytes" in val.problem
+    assert (test.problem, test.content is None) == ("", False)
+
+
 def test_unknown_splits_datasets_and_folders_are_refused(root: Path) -> None:
     with pytest.raises(ManifestError, match="MSVD has train, val, test"):
         take_inventory("msvd", root, ["dev"])
