@@ -44,9 +44,9 @@ def check(
 ) -> None:
     """Say which files and videos of a benchmark are there, without opening a video.
 
-    Exits with 3 where a video is missing or ambiguous, an id is listed twice or without a caption,
-    a size is not the literature's, a file has another form, or a split that was asked for (any at
-    all, without --split) has no annotation files.
+    Exits with 3 where something is missing, ambiguous, listed twice, of another
+    form, or not of the literature's size; without --split, splits of which
+    an annotation file is missing don't count, unless that is all of them.
     """
     from muse.cli.report import print_json_line, print_line
     from muse.pipeline.datasets.benchmark import benchmark_of
