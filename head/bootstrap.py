@@ -61,6 +61,23 @@ class Interval:
         return [self.low, self.high]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalIntervals:
+    """Of each number of both directions, by its name."""
+
+    resampling: Resampling
+    text_to_video: dict[str, Interval]
+    video_to_text: dict[str, Interval]
+
+    def as_json(self) -> dict[str, Any]:
+        """``[low, high]`` of each number, and how they were taken."""
+        return {
+            **self.resampling.as_json(),
+            "text_to_video": {name: one.as_json() for name, one in self.text_to_video.items()},
+            "video_to_text": {name: one.as_json() for name, one in self.video_to_text.items()},
+        }
+
+
 def clusters_of(cluster_Q: Tensor) -> tuple[Tensor, int]:
     """(Q,) int64 on the CPU, clusters counted from 0 without gaps, and how many there are.
 
@@ -122,6 +139,32 @@ def intervals(ranks: Ranks, cluster_Q: Tensor, *, resampling: Resampling) -> dic
     """The interval of each number by its name; arguments and errors of `resampled_numbers`."""
     found = resampled_numbers(ranks, cluster_Q, resampling=resampling)
     return {name: percentile_interval(drawn, resampling.level) for name, drawn in found.items()}
+
+
+def retrieval_intervals(
+    text_to_video: Ranks,
+    video_to_text: Ranks,
+    *,
+    video_of_caption_Q: Tensor,
+    resampling: Resampling,
+) -> RetrievalIntervals:
+    """Of both directions: videos are drawn, for text to video with all of their captions.
+
+    Args:
+        text_to_video: Of `muse.head.metrics.text_to_video_ranks`.
+        video_to_text: Of `muse.head.metrics.video_to_text_ranks`, one a video.
+        video_of_caption_Q: (Q,) int64, as it was given to both.
+        resampling: How many draws, and which.
+
+    Raises:
+        MetricError: If there is only one video.
+    """
+    each_video = torch.arange(len(video_to_text.num_better))
+    return RetrievalIntervals(
+        resampling=resampling,
+        text_to_video=intervals(text_to_video, video_of_caption_Q, resampling=resampling),
+        video_to_text=intervals(video_to_text, each_video, resampling=resampling),
+    )
 
 
 def percentile_interval(drawn: Tensor, level: float) -> Interval:

@@ -53,6 +53,8 @@ def write_ledgers(
     Raises:
         UsageError: If the file can't be written.
     """
+    if file.is_dir():
+        raise UsageError(f"--ledger {file}: can't be written (it is a folder).")
     tables = [_table(store, selection, head, ledger) for head, ledger in ledgers.items()]
     content = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), content)

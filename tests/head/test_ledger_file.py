@@ -26,7 +26,7 @@ def test_a_row_tells_of_a_caption_what_a_loop_finds(tmp_path: Path) -> None:
     store, embedded, ledger = evaluated()
     file = tmp_path / "new folder" / "ledger.parquet"
     write_ledgers(file, store, embedded.selection, {"mean-pool": ledger})
-    table = pq.read_table(file)
+    table = pq.ParquetFile(file).read()
     assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
     assert len(rows) == 14
@@ -52,7 +52,7 @@ def test_two_heads_follow_each_other(tmp_path: Path) -> None:
     store, embedded, ledger = evaluated()
     file = tmp_path / "ledger.parquet"
     write_ledgers(file, store, embedded.selection, {"run": ledger, "mean-pool": ledger})
-    heads = pq.read_table(file)["head"].to_pylist()
+    heads = pq.ParquetFile(file).read()["head"].to_pylist()
     assert heads == ["run"] * 14 + ["mean-pool"] * 14
 
 
