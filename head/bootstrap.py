@@ -7,7 +7,7 @@ The gallery stays as it is, and so does the head: what another training seed wou
 `muse.head.spread`. Knows nothing of heads or stores.
 """
 
-# Legend: Q queries, G clusters of them, S statistics, b draws of a block.
+# Legend: Q queries, G clusters of them, S statistics, N draws, b draws of a block.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from muse.errors import MetricError, UsageError
-from muse.head.metrics import RECALL_AT, Ranks
+from muse.head.metrics import RECALL_AT, TIE_RULE, Ranks
 
+NUM_SUMMED = 3  # R@1, R@5 and R@10, which Rsum adds up
 VALUES_AT_ONCE = 2**22  # of a block of draws: 32 MB where they are float64
 
 
@@ -73,6 +74,7 @@ class RetrievalIntervals:
         """``[low, high]`` of each number, and how they were taken."""
         return {
             **self.resampling.as_json(),
+            "tie_rule": TIE_RULE,
             "text_to_video": {name: one.as_json() for name, one in self.text_to_video.items()},
             "video_to_text": {name: one.as_json() for name, one in self.video_to_text.items()},
         }
@@ -101,7 +103,7 @@ def hits_at(ranks: Ranks, k: int) -> Tensor:
 def resampled_numbers(
     ranks: Ranks, cluster_Q: Tensor, *, resampling: Resampling
 ) -> dict[str, Tensor]:
-    """R@k in percent, MdR and MnR of each draw.
+    """R@k in percent, Rsum of the first three, MdR and MnR of each draw.
 
     Two heads' numbers of the same queries and ``resampling`` are of the same draws: their
     difference, draw by draw, is the paired bootstrap of the difference.
@@ -112,7 +114,7 @@ def resampled_numbers(
         resampling: How many draws, and which.
 
     Returns:
-        (draws,) float64 each, on the CPU, under the names of `DirectionNumbers.as_json`.
+        (N,) float64 each, on the CPU, under the names of `DirectionNumbers.as_json`.
 
     Raises:
         MetricError: If there is only one cluster.
@@ -129,10 +131,13 @@ def resampled_numbers(
         medians.append(_medians(ordered_Q, count_bG[:, place_Q[order_Q]]))
     sum_NS = torch.cat(sums)
     mean_NS = sum_NS[:, 1:] / sum_NS[:, :1]
-    names = [*(f"R@{k}" for k in RECALL_AT), "MnR"]
-    found = dict(zip(names, mean_NS.unbind(1), strict=True))
-    mean_rank = found.pop("MnR")
-    return {**found, "MdR": torch.cat(medians), "MnR": mean_rank}
+    *recall_N, mean_rank_N = mean_NS.unbind(1)
+    return {
+        **{f"R@{k}": drawn_N for k, drawn_N in zip(RECALL_AT, recall_N, strict=True)},
+        "MdR": torch.cat(medians),
+        "MnR": mean_rank_N,
+        "Rsum": torch.stack(recall_N[:NUM_SUMMED]).sum(0),
+    }
 
 
 def intervals(ranks: Ranks, cluster_Q: Tensor, *, resampling: Resampling) -> dict[str, Interval]:

@@ -41,6 +41,8 @@ def test_each_draw_is_a_loop_over_the_captions_of_the_videos_drawn() -> None:
         expected = direction_numbers(drawn)
         for k in RECALL_AT:
             assert found[f"R@{k}"][draw] == pytest.approx(expected.recall_at[k])
+        in_sum = [expected.recall_at[k] for k in (1, 5, 10)]
+        assert found["Rsum"][draw] == pytest.approx(sum(in_sum))
         assert found["MdR"][draw] == statistics.median(drawn.expected().tolist())
         assert found["MnR"][draw] == pytest.approx(expected.mean_rank)
 
