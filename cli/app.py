@@ -13,6 +13,7 @@ import typer
 
 import muse
 from muse.cli.ablate import CONTEXT, USAGE, ablate
+from muse.cli.compare import compare
 from muse.cli.data import data_app
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
@@ -48,6 +49,7 @@ world_app = typer.Typer(
 app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
+app.command()(compare)
 app.command(context_settings=CONTEXT, options_metavar=USAGE)(ablate)
 app.command()(search)
 app.add_typer(store_app, name="store")

@@ -1,10 +1,9 @@
 """``muse evaluate``: retrieval numbers of a head on a split."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +18,13 @@ from muse.cli.flags import (
     open_for_head,
 )
 from muse.cli.head_history import print_remarks, remarks, selected_on
+from muse.cli.json_file import write_json
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from muse.head.bootstrap import RetrievalIntervals
     from muse.head.evaluate import RetrievalReport, SplitEmbeddings
     from muse.head.model import VideoEmbedder
     from muse.pipeline.store import FeatureStore
@@ -47,15 +48,32 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="A second head on the page: a run folder, or mean-pool.")
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Level of a bootstrap interval beside each number, such as 0.95."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of videos that intervals are made of.")] = 2000,
+    post: Annotated[
+        str,
+        typer.Option(
+            help="Rows of their own with scores that other queries change: dual-softmax, "
+            "inverted-softmax, qb-norm."
+        ),
+    ] = "",
+    ledger: Annotated[
+        Path | None, typer.Option(help="Write a row for each caption to this parquet file.")
+    ] = None,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
+    from muse.cli.evaluation_extras import asked_extras, print_post_rows, write_ledger
     from muse.cli.report import print_line
     from muse.errors import UsageError
     from muse.head.seeds import require_finished, seed_runs
 
+    extras = asked_extras(interval=interval, draws=draws, post=post, ledger=ledger)
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
     runs = seed_runs(Path(head))
@@ -65,6 +83,8 @@ def evaluate(
             f"--html {html_file}: a page is about one run, and {head} holds {len(runs)}, one a "
             f"seed. Name one, such as --head {next(iter(runs.values()))}."
         )
+    if runs:
+        extras.require_none(head, runs)
     opened = [
         _open(store, name, view=view, device=device, scan=scan)
         for name in (*(map(str, runs.values()) if runs else (head,)), against)
@@ -74,10 +94,14 @@ def evaluate(
         _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, json_file)
         return
     evaluated = _evaluate(opened[0], split)
-    _print(evaluated.report)
+    found = extras.of(opened[0].store, opened[0].head, evaluated.embedded, opened[0].device)
+    _print(evaluated.report, found.intervals)
+    print_post_rows(found.post_processed)
     print_remarks(head, split)
     if json_file is not None:
-        _write(json_file, evaluated.report.as_json())
+        write_json(json_file, {**evaluated.report.as_json(), **found.as_json()})
+    if ledger is not None:
+        write_ledger(ledger, evaluated.store, {head: evaluated.embedded})
     if html_file is not None:
         _write_page(html_file, [evaluated, *(_evaluate(other, split) for other in opened[1:])])
         print_line(f"report: {html_file}")
@@ -139,12 +163,13 @@ def _evaluate_seeds(opened: "dict[int, _OpenedHead]", split: str, json_file: Pat
     print_remarks(next(iter(opened.values())).name, split)
     if json_file is not None:
         seeds = [{"seed": seed, "report": report} for seed, report in reports.items()]
-        _write(json_file, {"spread": spreads_json(list(reports.values())), "seeds": seeds})
+        write_json(json_file, {"spread": spreads_json(list(reports.values())), "seeds": seeds})
 
 
-def _print(report: "RetrievalReport") -> None:
+def _print(report: "RetrievalReport", intervals: "RetrievalIntervals | None") -> None:
     from rich.table import Table
 
+    from muse.cli.evaluation_extras import interval_text
     from muse.cli.report import print_line, print_table
 
     print_line(
@@ -155,8 +180,13 @@ def _print(report: "RetrievalReport") -> None:
     table = Table("direction", "R@1", "R@5", "R@10", "MdR", "MnR")
     for title, field in _DIRECTIONS:
         numbers = getattr(report, field).as_json()
+        around = getattr(intervals, field) if intervals else {}
         table.add_row(
-            title, *(f"{numbers[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR", "MnR"))
+            title,
+            *(
+                f"{numbers[name]:.1f}{interval_text(around.get(name))}"
+                for name in ("R@1", "R@5", "R@10", "MdR", "MnR")
+            ),
         )
     print_table(table)
     if report.by_axis:
@@ -214,13 +244,3 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
     finally:
         decoder.close()
     write_page(file, page_of(content, strips, on=datetime.datetime.now(datetime.UTC).date()))
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    from muse.errors import UsageError
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {file}: can't be written ({error.strerror}).") from error

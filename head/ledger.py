@@ -1,4 +1,4 @@
-"""Query by query, what a retrieval found: the right answer's rank and the first few answers.
+"""Query by query, what a retrieval found: the right answer's rank and score, the first few answers.
 
 The numbers of `muse.head.metrics` are means over these rows, under the same tie rule. Knows nothing
 of heads, stores or texts: a row is a query's place.
@@ -25,6 +25,10 @@ class QueryLedger:
     """Of each caption's video."""
     top_Qk: Tensor
     """(Q, min(k, V)) int64 places of the best videos, best first; equal ones in their own order."""
+    score_Q: Tensor
+    """(Q,) float32, of each caption's own video."""
+    top_score_Qk: Tensor
+    """(Q, min(k, V)) float32, of ``top_Qk``."""
 
 
 def text_to_video_ledger(
@@ -42,17 +46,21 @@ def text_to_video_ledger(
         MetricError: If shapes do not fit, or a value is NaN or infinite.
     """
     ranks = text_to_video_ranks(text_QD, video_VD, video_of_caption_Q)
-    top = [
-        _first(score_block(text_QD[start : start + BLOCK], video_VD), k)
-        for start in range(0, len(text_QD), BLOCK)
-    ]
-    on_cpu = Ranks(num_better=ranks.num_better.cpu(), num_equal=ranks.num_equal.cpu())
-    return QueryLedger(ranks=on_cpu, top_Qk=torch.cat(top).cpu())
-
-
-def _first(scores_bV: Tensor, k: int) -> Tensor:
-    """(b, min(k, V)) columns of the highest scores. A sort: topk has no order among equals."""
-    return scores_bV.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    own, top, top_scores = [], [], []
+    for start in range(0, len(text_QD), BLOCK):
+        queries = slice(start, start + BLOCK)
+        scores_bV = score_block(text_QD[queries], video_VD)
+        # A sort: topk has no order among equals.
+        best = scores_bV.sort(dim=1, descending=True, stable=True)
+        own.append(scores_bV.gather(1, video_of_caption_Q[queries, None])[:, 0])
+        top.append(best.indices[:, :k].clone())  # the rest is as large as the scores
+        top_scores.append(best.values[:, :k].clone())
+    return QueryLedger(
+        ranks=Ranks(num_better=ranks.num_better.cpu(), num_equal=ranks.num_equal.cpu()),
+        top_Qk=torch.cat(top).cpu(),
+        score_Q=torch.cat(own).cpu(),
+        top_score_Qk=torch.cat(top_scores).cpu(),
+    )
 
 
 def recall_curve(ranks: Ranks, at: Sequence[int]) -> list[tuple[int, float]]:

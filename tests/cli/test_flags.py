@@ -8,6 +8,7 @@ from typing import get_args
 
 from muse.cli import train_flags
 from muse.cli.ablate import TableFlag
+from muse.cli.compare import compare
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import (
     ChangedFlag,
@@ -28,6 +29,8 @@ from muse.cli.train_flags import (
     TrainPrecisionFlag,
 )
 from muse.cli.train_head import train_head
+from muse.head.bootstrap import Resampling
+from muse.head.comparison import compare_heads
 from muse.head.devices import Precision as TrainPrecision
 from muse.head.epoch_order import Captions, Shuffle
 from muse.head.head_config import CHOICES, Aggregator, HeadConfig, Mode
@@ -98,6 +101,14 @@ def test_defaults_of_train_head_are_those_of_its_configs() -> None:
 
 def test_evaluate_looks_at_the_test_split_by_default() -> None:
     assert _defaults(evaluate)["split"] == "test"
+
+
+def test_defaults_of_draws_and_permutations_are_their_owners() -> None:
+    flags, resampling = _defaults(compare), Resampling()
+    assert (flags["interval"], flags["draws"]) == (resampling.level, resampling.draws)
+    assert flags["permutations"] == _defaults(compare_heads)["num_permutations"]
+    assert _defaults(evaluate)["draws"] == resampling.draws
+    assert flags["split"] == "test"
 
 
 def test_choices_are_their_owners() -> None:

@@ -14,6 +14,9 @@ def test_ranks_and_first_answers_are_those_of_a_loop_over_the_scores() -> None:
         scores = [float(text_QD[query] @ video) for video in video_VD]
         ordered = sorted(range(7), key=lambda video: -scores[video])
         assert ledger.top_Qk[query].tolist() == ordered[:3]
+        best = [scores[video] for video in ordered[:3]]
+        assert ledger.top_score_Qk[query].tolist() == pytest.approx(best, abs=1e-5)
+        assert ledger.score_Q[query] == pytest.approx(scores[int(right_Q[query])], abs=1e-5)
         assert ledger.ranks.expected()[query] == 1 + ordered.index(int(right_Q[query]))
 
 

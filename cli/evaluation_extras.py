@@ -1,0 +1,167 @@
+"""What ``muse evaluate`` adds where it is asked to: intervals, post-processed rows, a ledger."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from muse.head.bootstrap import Interval, Resampling, RetrievalIntervals
+    from muse.head.evaluate import SplitEmbeddings
+    from muse.head.model import VideoEmbedder
+    from muse.head.post_processing import PostProcessedNumbers, PostProcessing
+    from muse.pipeline.store import FeatureStore
+
+_NUMBERS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundExtras:
+    """What was asked for beside the plain numbers."""
+
+    intervals: "RetrievalIntervals | None"
+    post_processed: "tuple[PostProcessedNumbers, ...]"
+
+    def as_json(self) -> dict[str, Any]:
+        """``intervals`` and ``post_processed``, each only where it was asked for."""
+        content: dict[str, Any] = {}
+        if self.intervals is not None:
+            content["intervals"] = self.intervals.as_json()
+        if self.post_processed:
+            content["post_processed"] = {one.name: one.as_json() for one in self.post_processed}
+        return content
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedExtras:
+    """Which extras the flags ask for, their values checked."""
+
+    resampling: "Resampling | None"
+    post: "tuple[PostProcessing, ...]"
+    ledger: Path | None
+
+    def require_none(self, folder: str, runs: Mapping[int, Path]) -> None:
+        """Nothing, if no extra was asked of a folder of seeds.
+
+        Raises:
+            UsageError: If one was.
+        """
+        from muse.errors import UsageError
+
+        asked = {"--interval": self.resampling, "--post": self.post, "--ledger": self.ledger}
+        for flag, value in asked.items():
+            if value:
+                raise UsageError(
+                    f"{flag}: it is of one run, and {folder} holds {len(runs)}, one a seed. Name "
+                    f"one, such as --head {next(iter(runs.values()))}."
+                )
+
+    def of(
+        self,
+        store: "FeatureStore",
+        head: "VideoEmbedder",
+        embedded: "SplitEmbeddings",
+        device: "torch.device",
+    ) -> FoundExtras:
+        """What was asked for of an evaluated head.
+
+        Raises:
+            MuseError: If one is undefined for the split.
+        """
+        from muse.head.comparison import head_ranks
+
+        intervals = None
+        if self.resampling is not None:
+            ranks = head_ranks(store, embedded, head_name=head.name)
+            intervals = ranks.intervals(self.resampling)
+        return FoundExtras(
+            intervals=intervals, post_processed=self._post(store, head, embedded, device)
+        )
+
+    def _post(
+        self,
+        store: "FeatureStore",
+        head: "VideoEmbedder",
+        embedded: "SplitEmbeddings",
+        device: "torch.device",
+    ) -> "tuple[PostProcessedNumbers, ...]":
+        from muse.head.post_processing import needs_bank, post_processed
+        from muse.head.training_bank import retrieval_of, training_bank
+
+        bank = None
+        if any(needs_bank(name) for name in self.post):
+            split = embedded.selection.split
+            bank = training_bank(store, head, test_split=split, device=device)
+        test = retrieval_of(embedded)
+        return tuple(post_processed(name, test, bank) for name in self.post)
+
+
+def asked_extras(
+    *, interval: float | None, draws: int, post: str, ledger: Path | None
+) -> AskedExtras:
+    """What the flags of ``muse evaluate`` ask for.
+
+    Raises:
+        UsageError: If a value is out of range or unknown.
+    """
+    from muse.head.bootstrap import Resampling
+    from muse.head.post_processing import parse_names
+
+    return AskedExtras(
+        resampling=None if interval is None else Resampling(level=interval, draws=draws),
+        post=parse_names(post) if post else (),
+        ledger=ledger,
+    )
+
+
+def interval_text(interval: "Interval | None", *, sign: str = "") -> str:
+    """`` [40.1, 46.3]``; nothing without one."""
+    return f" [{interval.low:{sign}.1f}, {interval.high:{sign}.1f}]" if interval else ""
+
+
+def print_post_rows(found: "tuple[PostProcessedNumbers, ...]") -> None:
+    """A table of its own, under a line that says why."""
+    from rich.table import Table
+
+    from muse.cli.report import print_line, print_table
+    from muse.head.post_processing import NEEDS
+
+    if not found:
+        return
+    print_line(
+        "Post-processed, not to be compared with plain numbers: other queries change these scores."
+    )
+    table = Table("scores", "direction", *_NUMBERS, "it needs")
+    for one in found:
+        for title, numbers in (
+            ("text to video", one.text_to_video.as_json()),
+            ("video to text", one.video_to_text.as_json()),
+        ):
+            cells = (f"{numbers[name]:.1f}" for name in _NUMBERS)
+            table.add_row(one.name, title, *cells, NEEDS[one.name])
+    print_table(table)
+
+
+def write_ledger(
+    file: Path, store: "FeatureStore", embedded: "Mapping[str, SplitEmbeddings]"
+) -> None:
+    """The parquet file of ``--ledger``, and a line that names it.
+
+    Args:
+        file: Appears whole.
+        store: Where the texts and names are.
+        embedded: The same captions and videos by the name of the head.
+    """
+    from muse.cli.report import print_line
+    from muse.head.ledger import text_to_video_ledger
+    from muse.head.ledger_file import NUM_ANSWERS, write_ledgers
+
+    ledgers = {
+        head: text_to_video_ledger(one.text_QD, one.video_VD, one.video_of_caption_Q, k=NUM_ANSWERS)
+        for head, one in embedded.items()
+    }
+    selection = next(iter(embedded.values())).selection
+    write_ledgers(file, store, selection, ledgers)
+    print_line(f"ledger: {file}")
