@@ -14,6 +14,10 @@ from muse.cli.flags import (
     ScanFlag,
     ScanOption,
     StoreArgument,
+    TiesFlag,
+    TiesOption,
+    V2TFlag,
+    V2TOption,
     ViewFlag,
     ViewOption,
     open_for_head,
@@ -47,6 +51,8 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="A second head on the page: a run folder, or mean-pool.")
     ] = None,
+    ties: TiesOption = TiesFlag.expected,
+    v2t: V2TOption = V2TFlag.group,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
@@ -58,6 +64,12 @@ def evaluate(
 
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
+    rules = _Rules(ties=ties, v2t=v2t)
+    if html_file is not None and rules != _Rules():
+        raise UsageError(
+            f"--ties {ties}, --v2t {v2t}: a page's charts follow the rules {_Rules().ties} and "
+            f"{_Rules().v2t}. Leave out --html, or these."
+        )
     runs = seed_runs(Path(head))
     require_finished(runs)
     if runs and html_file is not None:
@@ -71,16 +83,26 @@ def evaluate(
         if name is not None
     ]
     if runs:
-        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, json_file)
+        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, rules, json_file)
         return
-    evaluated = _evaluate(opened[0], split)
+    evaluated = _evaluate(opened[0], split, rules)
     _print(evaluated.report)
     print_remarks(head, split)
     if json_file is not None:
         _write(json_file, evaluated.report.as_json())
     if html_file is not None:
-        _write_page(html_file, [evaluated, *(_evaluate(other, split) for other in opened[1:])])
+        _write_page(
+            html_file, [evaluated, *(_evaluate(other, split, rules) for other in opened[1:])]
+        )
         print_line(f"report: {html_file}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rules:
+    """How ranks are counted."""
+
+    ties: TiesFlag = TiesFlag.expected
+    v2t: V2TFlag = V2TFlag.group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,23 +140,33 @@ def _open(
     return _OpenedHead(name=head, store=opened, head=opened_head, device=where)
 
 
-def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
+def _evaluate(opened: _OpenedHead, split: str, rules: _Rules) -> _Evaluated:
     from muse.head.evaluate import embed_split, report_of
 
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
     report = dataclasses.replace(
-        report_of(opened.store, embedded, head_name=opened.name),
+        report_of(
+            opened.store,
+            embedded,
+            head_name=opened.name,
+            ties=rules.ties.value,
+            v2t=rules.v2t.value,
+        ),
         selected_on=selected_on(opened.name),
     )
     return _Evaluated(store=opened.store, embedded=embedded, report=report)
 
 
-def _evaluate_seeds(opened: "dict[int, _OpenedHead]", split: str, json_file: Path | None) -> None:
+def _evaluate_seeds(
+    opened: "dict[int, _OpenedHead]", split: str, rules: _Rules, json_file: Path | None
+) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
     from muse.cli.seeds import print_seeds
     from muse.head.seeds import spreads_json
 
-    reports = {seed: _evaluate(head, split).report.as_json() for seed, head in opened.items()}
+    reports = {
+        seed: _evaluate(head, split, rules).report.as_json() for seed, head in opened.items()
+    }
     print_seeds(reports)
     print_remarks(next(iter(opened.values())).name, split)
     if json_file is not None:
@@ -146,19 +178,20 @@ def _print(report: "RetrievalReport") -> None:
     from rich.table import Table
 
     from muse.cli.report import print_line, print_table
+    from muse.head.metrics import TIE_RULE, V2T_RULE
 
     print_line(
         f"{report.protocol}, split {report.split}: {report.num_videos} of "
         f"{report.num_videos_listed} videos, {report.num_captions} of "
         f"{report.num_captions_listed} captions; head {report.head}"
     )
-    table = Table("direction", "R@1", "R@5", "R@10", "MdR", "MnR")
+    table = Table("direction", *report.text_to_video.as_json())
     for title, field in _DIRECTIONS:
         numbers = getattr(report, field).as_json()
-        table.add_row(
-            title, *(f"{numbers[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR", "MnR"))
-        )
+        table.add_row(title, *(f"{number:.1f}" for number in numbers.values()))
     print_table(table)
+    if (report.tie_rule, report.v2t_rule) != (TIE_RULE, V2T_RULE):
+        print_line(f"ties: {report.tie_rule}; video to text: {report.v2t_rule}")
     if report.by_axis:
         print_table(_axis_table(report))
 

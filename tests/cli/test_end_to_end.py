@@ -51,7 +51,7 @@ def test_extract_train_evaluate_and_search_give_numbers(
     content = json.loads(scores.read_text(encoding="utf-8"))
     assert (content["protocol"], content["num_videos"], content["num_captions"]) == ("folder", 2, 4)
     for direction in ("text_to_video", "video_to_text"):
-        assert set(content[direction]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+        assert set(content[direction]) == {"R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum"}
         assert 0 <= content[direction]["R@1"] <= content[direction]["R@5"] == 100
         assert 1 <= content[direction]["MnR"] <= 2
     found = muse("search", store, "some text", "--head", run, "-k", "3", "--json")
