@@ -60,8 +60,10 @@ def evaluate(
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
     from muse.cli.report import print_line
     from muse.errors import UsageError
+    from muse.head.metrics import require_rules_fit
     from muse.head.seeds import require_finished, seed_runs
 
+    require_rules_fit(ties.value, v2t.value)
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
     rules = _Rules(ties=ties, v2t=v2t)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muse.errors import MetricError, UsageError
+from muse.errors import MetricError
 from muse.head import metrics
 from muse.head.checkpoint import load_head
 from muse.head.data import SplitSelection, read_captions, select_split
@@ -255,11 +255,7 @@ def report_of(
         MetricError: If an embedding is NaN or infinite.
         UsageError: If ``ties`` says nothing of ``v2t``.
     """
-    if ties == "clip4clip" and v2t != "group":
-        raise UsageError(
-            f"ties clip4clip with v2t {v2t}: CLIP4Clip's code ranks groups. Use v2t group, or "
-            "another rule for ties."
-        )
+    metrics.require_rules_fit(ties, v2t)
     selection = embedded.selection
     ranks = metrics.retrieval_ranks(
         embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q, v2t=v2t

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.errors import MetricError
+from muse.errors import MetricError, UsageError
 from muse.head.ranks import Ranks as Ranks
 from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scores import exact_scores, on_grid
@@ -226,6 +226,19 @@ def score_block(left_bD: Tensor, right_RD: Tensor) -> Tensor:
     return exact_scores(on_grid(left_bD), on_grid(right_RD))
 
 
+def require_rules_fit(ties: TieRule, v2t: V2TRule) -> None:
+    """Nothing, if the rule for ties says what to do with that for video to text.
+
+    Raises:
+        UsageError: If not.
+    """
+    if ties == "clip4clip" and v2t != "group":
+        raise UsageError(
+            f"ties clip4clip with v2t {v2t}: CLIP4Clip's code ranks groups. Use v2t group, or "
+            "another rule for ties."
+        )
+
+
 def _check_scores(scores_QV: Tensor, right_Q: Tensor) -> None:
     if scores_QV.ndim != 2 or right_Q.shape != scores_QV.shape[:1] or not scores_QV.numel():
         raise MetricError(
@@ -252,7 +265,7 @@ def _check_embeddings(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Ten
     _require_columns(video_of_caption_Q, len(video_VD))
     _require_finite(text_QD, what="caption embeddings")
     _require_finite(video_VD, what="video embeddings")
-    largest = (float(text_QD.abs().max()), float(video_VD.abs().max()))
+    largest = [max(map(abs, map(float, rows.aminmax()))) for rows in (text_QD, video_VD)]
     if largest[0] * largest[1] * text_QD.shape[1] > _LARGEST:
         raise MetricError(
             f"caption embeddings up to {largest[0]:.3g}, video embeddings up to {largest[1]:.3g}: "

@@ -14,7 +14,7 @@ from torch import Tensor
 _NORM_BITS = 26  # of a row's norm, at the least; twice that and a bit of sign fit a float64's 53
 _COARSE_STEPS = 2**16  # squares of so few steps add exactly up to a width of 2^21
 _HEADROOM = 1.2  # of a norm over its power of two: keeps unit vectors away from the next one
-_ROWS_AT_A_TIME = 4096  # bounds what float64 copies take
+_ROWS_AT_A_TIME = 256  # whose float64 copies stay in a cache
 
 
 def on_grid(rows_ND: Tensor) -> Tensor:

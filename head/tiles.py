@@ -20,7 +20,7 @@ from muse.head.scores import exact_own_scores, exact_scores, on_grid
 
 V2TRule = Literal["group", "caption"]
 
-TILE = 1024  # captions and videos of a tile: 8 MB of float64
+TILE = 512  # captions and videos of a tile: 2 MB of float64
 
 
 class PairScores(Protocol):
@@ -82,8 +82,9 @@ class _Count:
 
     def add(self, queries: Tensor | slice, scores: Tensor, *, answers_dim: int) -> None:
         own = self.own[queries].unsqueeze(answers_dim)
-        self.num_better[queries] += (scores > own).sum(answers_dim)
-        self.num_equal[queries] += (scores == own).sum(answers_dim)
+        # int32: sums of a tile fit, three times as fast.
+        self.num_better[queries] += (scores > own).sum(answers_dim, dtype=torch.int32)
+        self.num_equal[queries] += (scores == own).sum(answers_dim, dtype=torch.int32)
 
 
 def count_ranks(

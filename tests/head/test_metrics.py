@@ -168,6 +168,11 @@ def test_scores_that_cannot_be_ranked_are_refused(bad: float) -> None:
         text_to_video_ranks(torch.zeros(1, 3), scores_QV, torch.tensor([0]))
 
 
+def test_embeddings_whose_scores_may_overflow_are_refused() -> None:
+    with pytest.raises(MetricError, match=r"up to 1e\+20.* up to 1e\+30"):
+        text_to_video_ranks(torch.full((1, 2), 1e20), torch.full((3, 2), 1e30), torch.tensor([0]))
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(MetricError, match=r"\(2, 3\) with \(3,\)"):
         rank_scores(torch.zeros(2, 3), torch.tensor([0, 1, 2]))
