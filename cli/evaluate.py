@@ -13,6 +13,10 @@ from muse.cli.flags import (
     ScanFlag,
     ScanOption,
     StoreArgument,
+    TiesFlag,
+    TiesOption,
+    V2TFlag,
+    V2TOption,
     ViewFlag,
     ViewOption,
     open_for_head,
@@ -63,6 +67,8 @@ def evaluate(
     ledger: Annotated[
         Path | None, typer.Option(help="Write a row for each caption to this parquet file.")
     ] = None,
+    ties: TiesOption = TiesFlag.expected,
+    v2t: V2TOption = V2TFlag.group,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
@@ -71,11 +77,24 @@ def evaluate(
     from muse.cli.evaluation_extras import asked_extras, print_post_rows, write_ledger
     from muse.cli.report import print_line
     from muse.errors import UsageError
+    from muse.head.metrics import require_rules_fit
     from muse.head.seeds import require_finished, seed_runs
 
+    require_rules_fit(ties.value, v2t.value)
     extras = asked_extras(interval=interval, draws=draws, post=post, ledger=ledger)
     if against is not None and html_file is None:
         raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
+    rules = _Rules(ties=ties, v2t=v2t)
+    if html_file is not None and rules != _Rules():
+        raise UsageError(
+            f"--ties {ties}, --v2t {v2t}: a page's charts follow the rules {_Rules().ties} and "
+            f"{_Rules().v2t}. Leave out --html, or these."
+        )
+    if (interval is not None or post or ledger is not None) and rules != _Rules():
+        raise UsageError(
+            f"--ties {ties}, --v2t {v2t}: intervals, post-processed rows and ledgers follow the "
+            f"rules {_Rules().ties} and {_Rules().v2t}. Leave out these flags, or those."
+        )
     runs = seed_runs(Path(head))
     require_finished(runs)
     if runs and html_file is not None:
@@ -91,9 +110,9 @@ def evaluate(
         if name is not None
     ]
     if runs:
-        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, json_file)
+        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, rules, json_file)
         return
-    evaluated = _evaluate(opened[0], split)
+    evaluated = _evaluate(opened[0], split, rules)
     found = extras.of(opened[0].store, opened[0].head, evaluated.embedded, opened[0].device)
     _print(evaluated.report, found.intervals)
     print_post_rows(found.post_processed)
@@ -103,8 +122,18 @@ def evaluate(
     if ledger is not None:
         write_ledger(ledger, evaluated.store, {head: evaluated.embedded})
     if html_file is not None:
-        _write_page(html_file, [evaluated, *(_evaluate(other, split) for other in opened[1:])])
+        _write_page(
+            html_file, [evaluated, *(_evaluate(other, split, rules) for other in opened[1:])]
+        )
         print_line(f"report: {html_file}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rules:
+    """How ranks are counted."""
+
+    ties: TiesFlag = TiesFlag.expected
+    v2t: V2TFlag = V2TFlag.group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,23 +171,33 @@ def _open(
     return _OpenedHead(name=head, store=opened, head=opened_head, device=where)
 
 
-def _evaluate(opened: _OpenedHead, split: str) -> _Evaluated:
+def _evaluate(opened: _OpenedHead, split: str, rules: _Rules) -> _Evaluated:
     from muse.head.evaluate import embed_split, report_of
 
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
     report = dataclasses.replace(
-        report_of(opened.store, embedded, head_name=opened.name),
+        report_of(
+            opened.store,
+            embedded,
+            head_name=opened.name,
+            ties=rules.ties.value,
+            v2t=rules.v2t.value,
+        ),
         selected_on=selected_on(opened.name),
     )
     return _Evaluated(store=opened.store, embedded=embedded, report=report)
 
 
-def _evaluate_seeds(opened: "dict[int, _OpenedHead]", split: str, json_file: Path | None) -> None:
+def _evaluate_seeds(
+    opened: "dict[int, _OpenedHead]", split: str, rules: _Rules, json_file: Path | None
+) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
     from muse.cli.seeds import print_seeds
     from muse.head.seeds import spreads_json
 
-    reports = {seed: _evaluate(head, split).report.as_json() for seed, head in opened.items()}
+    reports = {
+        seed: _evaluate(head, split, rules).report.as_json() for seed, head in opened.items()
+    }
     print_seeds(reports)
     print_remarks(next(iter(opened.values())).name, split)
     if json_file is not None:
@@ -171,24 +210,24 @@ def _print(report: "RetrievalReport", intervals: "RetrievalIntervals | None") ->
 
     from muse.cli.evaluation_extras import interval_text
     from muse.cli.report import print_line, print_table
+    from muse.head.metrics import TIE_RULE, V2T_RULE
 
     print_line(
         f"{report.protocol}, split {report.split}: {report.num_videos} of "
         f"{report.num_videos_listed} videos, {report.num_captions} of "
         f"{report.num_captions_listed} captions; head {report.head}"
     )
-    table = Table("direction", "R@1", "R@5", "R@10", "MdR", "MnR")
+    table = Table("direction", *report.text_to_video.as_json())
     for title, field in _DIRECTIONS:
         numbers = getattr(report, field).as_json()
         around = getattr(intervals, field) if intervals else {}
         table.add_row(
             title,
-            *(
-                f"{numbers[name]:.1f}{interval_text(around.get(name))}"
-                for name in ("R@1", "R@5", "R@10", "MdR", "MnR")
-            ),
+            *(f"{value:.1f}{interval_text(around.get(name))}" for name, value in numbers.items()),
         )
     print_table(table)
+    if (report.tie_rule, report.v2t_rule) != (TIE_RULE, V2T_RULE):
+        print_line(f"ties: {report.tie_rule}; video to text: {report.v2t_rule}")
     if report.by_axis:
         print_table(_axis_table(report))
 

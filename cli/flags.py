@@ -33,6 +33,39 @@ ScanOption = Annotated[
 ]
 
 
+class TiesFlag(StrEnum):
+    """Values of ``--ties``."""
+
+    expected = "expected"
+    optimistic = "optimistic"
+    pessimistic = "pessimistic"
+    clip4clip = "clip4clip"
+
+
+TiesOption = Annotated[
+    TiesFlag,
+    typer.Option(
+        help="What a rank is worth where scores tie; clip4clip counts as its published code does."
+    ),
+]
+
+
+class V2TFlag(StrEnum):
+    """Values of ``--v2t``."""
+
+    group = "group"
+    caption = "caption"
+
+
+V2TOption = Annotated[
+    V2TFlag,
+    typer.Option(
+        "--v2t",
+        help="Rank a video's best caption among each video's best (CLIP4Clip), or among all.",
+    ),
+]
+
+
 class ViewFlag(StrEnum):
     """Values of ``--view``."""
 

@@ -56,7 +56,7 @@ def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
     """Mean and standard deviation over seeds, in both directions; each report as JSON."""
     from rich.table import Table
 
-    from muse.head.seeds import NUMBERS, spreads
+    from muse.head.seeds import spreads
 
     seeds, first = list(reports), next(iter(reports.values()))
     found = spreads(list(reports.values()))
@@ -65,9 +65,9 @@ def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
         f"{first['num_videos_listed']} videos, {first['num_captions']} of "
         f"{first['num_captions_listed']} captions; {seeds_text(seeds)}, mean ± standard deviation"
     )
-    table = Table("direction", *NUMBERS)
+    table = Table("direction", *found[_DIRECTIONS[0][1]])
     for title, direction in _DIRECTIONS:
-        table.add_row(title, *(spread_text(found[direction][name]) for name in NUMBERS))
+        table.add_row(title, *map(spread_text, found[direction].values()))
     print_table(table)
 
 

@@ -23,10 +23,12 @@ from muse.head.checkpoint import load_head
 from muse.head.data import SplitSelection, read_captions, select_split
 from muse.head.devices import Device, resolve_device
 from muse.head.loader import read_video_batches
-from muse.head.metrics import AxisNumbers, DirectionNumbers, direction_numbers, numbers_by_axis
+from muse.head.metrics import AxisNumbers, DirectionNumbers, numbers_by_axis, retrieval_numbers
 from muse.head.model import MeanPoolHead, VideoEmbedder
+from muse.head.ranks import TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
+from muse.head.tiles import V2TRule
 from muse.pipeline.store import FeatureStore
 
 MEAN_POOL = "mean-pool"
@@ -54,6 +56,10 @@ class RetrievalReport:
     video_to_text: DirectionNumbers
     selected_on: str = ""
     """What the head's epoch was chosen on, such as ``val``; empty where none was chosen."""
+    tie_rule: TieRule = metrics.TIE_RULE
+    """What a rank is worth where scores tie, `muse.head.ranks`."""
+    v2t_rule: str = metrics.V2T_RULE
+    """What video to text ranks, in words of `muse.head.metrics.V2T_RULES`."""
     by_axis: dict[str, AxisNumbers] = field(default_factory=dict)
     """By what the captions ask for, each among all V videos; empty where no caption says."""
 
@@ -71,8 +77,8 @@ class RetrievalReport:
             "num_captions": self.num_captions,
             "num_videos_listed": self.num_videos_listed,
             "num_captions_listed": self.num_captions_listed,
-            "tie_rule": metrics.TIE_RULE,
-            "v2t_rule": metrics.V2T_RULE,
+            "tie_rule": self.tie_rule,
+            "v2t_rule": self.v2t_rule,
             "text_to_video": self.text_to_video.as_json(),
             "video_to_text": self.video_to_text.as_json(),
         }
@@ -228,21 +234,33 @@ def embed_selection(
     )
 
 
-def report_of(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str) -> RetrievalReport:
+def report_of(
+    store: FeatureStore,
+    embedded: SplitEmbeddings,
+    *,
+    head_name: str,
+    ties: TieRule = metrics.TIE_RULE,
+    v2t: V2TRule = "group",
+) -> RetrievalReport:
     """The numbers of a split that one head has embedded.
 
     Args:
         store: What ``embedded`` was made from.
         embedded: Of `embed_split`.
         head_name: What the report calls the head.
+        ties: What a rank is worth where scores tie.
+        v2t: What video to text ranks.
 
     Raises:
         MetricError: If an embedding is NaN or infinite.
+        UsageError: If ``ties`` says nothing of ``v2t``.
     """
+    metrics.require_rules_fit(ties, v2t)
     selection = embedded.selection
-    retrieval = (embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q)
-    to_video = metrics.text_to_video_ranks(*retrieval)
-    to_text = metrics.video_to_text_ranks(*retrieval)
+    ranks = metrics.retrieval_ranks(
+        embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q, v2t=v2t
+    )
+    to_video, to_text = retrieval_numbers(ranks, ties=ties)
     return RetrievalReport(
         protocol=store.header.protocol,
         split=selection.split,
@@ -251,13 +269,16 @@ def report_of(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str)
         num_captions=len(embedded.text_QD),
         num_videos_listed=selection.num_videos_listed,
         num_captions_listed=selection.num_captions_listed,
-        text_to_video=direction_numbers(to_video),
-        video_to_text=direction_numbers(to_text),
+        text_to_video=to_video,
+        video_to_text=to_text,
+        tie_rule=ties,
+        v2t_rule=metrics.V2T_RULES[v2t],
         by_axis=numbers_by_axis(
-            to_video,
-            to_text,
+            ranks.text_to_video,
+            ranks.video_to_text,
             video_of_caption_Q=embedded.video_of_caption_Q,
             axis_of_caption_Q=[store.captions[row].axis for row in selection.caption_rows_Q],
+            ties=ties,
         ),
     )
 

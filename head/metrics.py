@@ -1,50 +1,37 @@
 """Exact ranks of a retrieval, and the recalls, median and mean that follow from them.
 
-Ties: among equal scores the right answer's place is not known, so every number is its expectation
-over random orders. A rank is 1 + #better + (#equal - 1) / 2, and the recall at k is the chance
-that the right answer is among the first k, clip((k - #better) / #equal, 0, 1), where #equal counts
-the right answer itself. A model that gives everything the same score scores exactly chance. Knows
-nothing of models or stores.
+Scores are made and counted tile by tile (`muse.head.tiles`), so that memory is bounded; a pair has
+the same score in every tile (`muse.head.scores`), so that tiles change no rank. What a rank is
+worth where scores tie is in `muse.head.ranks`: by default its expectation over random orders, so
+that a model that gives everything the same score scores exactly chance. Knows nothing of models or
+stores.
 """
 
-# Legend: Q captions, V videos, D width, b of a block.
+# Legend: Q captions, V videos, D width, b of a block, R rows.
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from muse.errors import MetricError
+from muse.errors import MetricError, UsageError
+from muse.head.ranks import Ranks as Ranks
+from muse.head.ranks import RetrievalRanks, TieRule
+from muse.head.scores import exact_scores, on_grid
+from muse.head.tiles import EmbeddingScores, MatrixScores, V2TRule, count_ranks, groups_of
 
-TIE_RULE = "expected"
-V2T_RULE = "best caption of each video's group, ranked among the groups"
-RECALL_AT = (1, 5, 10)
-BLOCK = 256  # queries scored at a time; ranks do not depend on it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ranks:
-    """Where each query's right answer stands."""
-
-    num_better: Tensor
-    """(queries,) int64, answers with a higher score."""
-    num_equal: Tensor
-    """(queries,) int64, answers with the same score, the right one included."""
-
-    def of(self, queries: Tensor) -> "Ranks":
-        """Those of some queries, by their places or a mask; the answers are still all of them."""
-        return Ranks(num_better=self.num_better[queries], num_equal=self.num_equal[queries])
-
-    def expected(self) -> Tensor:
-        """(queries,) float64 ranks from 1; halves where scores tie."""
-        return 1 + self.num_better.double() + (self.num_equal.double() - 1) / 2
-
-    def recall_at(self, k: int) -> float:
-        """Percent of queries whose answer is among the first k, from 0 to 100."""
-        chance = (k - self.num_better.double()) / self.num_equal.double()
-        return 100 * chance.clamp(0, 1).mean().item()
+TIE_RULE: TieRule = "expected"
+V2T_RULES: dict[V2TRule, str] = {
+    "group": "best caption of each video's group, ranked among the groups",
+    "caption": "best caption of each video, ranked among all captions",
+}
+V2T_RULE = V2T_RULES["group"]
+RECALL_AT = (1, 5, 10, 50)
+SUMMED = (1, 5, 10)  # the recalls that Rsum adds up
+BLOCK = 256  # queries scored at a time by who keeps whole rows; ranks do not depend on it
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +45,19 @@ class DirectionNumbers:
     mean_rank: float
     """From 1."""
 
+    @property
+    def recall_sum(self) -> float:
+        """R@1 + R@5 + R@10, from 0 to 300."""
+        return sum(self.recall_at[k] for k in SUMMED)
+
     def as_json(self) -> dict[str, float]:
-        """``R@1``, ``R@5``, ``R@10`` in percent, ``MdR`` and ``MnR`` in ranks."""
+        """``R@1`` to ``R@50`` in percent, ``MdR`` and ``MnR`` in ranks, ``Rsum``.
+
+        Numbers that an earlier version wrote have no ``R@50``.
+        """
         recalls = {f"R@{k}": value for k, value in self.recall_at.items()}
-        return {**recalls, "MdR": self.median_rank, "MnR": self.mean_rank}
+        ranks = {"MdR": self.median_rank, "MnR": self.mean_rank}
+        return {**recalls, **ranks, "Rsum": self.recall_sum}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +81,36 @@ class AxisNumbers:
         }
 
 
-def direction_numbers(ranks: Ranks) -> DirectionNumbers:
-    """Recalls, median and mean rank under the tie rule above."""
-    rank = ranks.expected()
-    recall_at = {k: ranks.recall_at(k) for k in RECALL_AT}
-    ordered = rank.sort().values
-    middle = ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]
-    return DirectionNumbers(
-        recall_at=recall_at, median_rank=middle.item() / 2, mean_rank=rank.mean().item()
+def direction_numbers(ranks: Ranks, *, ties: TieRule = TIE_RULE) -> DirectionNumbers:
+    """Recalls, median and mean rank of one direction, by a rule of `muse.head.ranks` for ties."""
+    recall_at = {k: ranks.recall_at(k, ties) for k in RECALL_AT}
+    median_rank, mean_rank = ranks.median_and_mean(ties)
+    return DirectionNumbers(recall_at=recall_at, median_rank=median_rank, mean_rank=mean_rank)
+
+
+def retrieval_numbers(
+    ranks: RetrievalRanks, *, ties: TieRule = TIE_RULE
+) -> tuple[DirectionNumbers, DirectionNumbers]:
+    """Text to video and video to text, ties counted by a rule of `muse.head.ranks`.
+
+    CLIP4Clip has other code for text to video where videos have several captions: one rank a
+    caption, the order of ties left to the sort, and the lower of two middle ranks as median. Under
+    ``clip4clip`` that order counts as its expectation.
+    """
+    many = ranks.has_many_captions
+    return (
+        _text_to_video_numbers(ranks.text_to_video, ties=ties, has_many_captions=many),
+        direction_numbers(ranks.video_to_text, ties=ties),
     )
+
+
+def _text_to_video_numbers(
+    ranks: Ranks, *, ties: TieRule, has_many_captions: bool
+) -> DirectionNumbers:
+    if ties != "clip4clip" or not has_many_captions:
+        return direction_numbers(ranks, ties=ties)
+    lower_median = ranks.expected().median().item()  # torch's is the lower of two
+    return replace(direction_numbers(ranks, ties="expected"), median_rank=lower_median)
 
 
 def numbers_by_axis(
@@ -102,6 +119,7 @@ def numbers_by_axis(
     *,
     video_of_caption_Q: Tensor,
     axis_of_caption_Q: Sequence[str],
+    ties: TieRule = TIE_RULE,
 ) -> dict[str, AxisNumbers]:
     """Numbers of each axis by its name, in the order of the names; no axis, no entry.
 
@@ -109,12 +127,16 @@ def numbers_by_axis(
     have a caption of it, each among all answers.
 
     Args:
-        text_to_video: Of `text_to_video_ranks`.
-        video_to_text: Of `video_to_text_ranks`.
-        video_of_caption_Q: (Q,) int64, as it was given to both.
+        text_to_video: Of `retrieval_ranks`.
+        video_to_text: Of `retrieval_ranks`.
+        video_of_caption_Q: (Q,) int64, as it was given there.
         axis_of_caption_Q: Q names; captions under the empty one are in no axis.
+        ties: A rule of `muse.head.ranks`.
     """
-    group_of_caption_Q = _groups(video_of_caption_Q)[1]
+    group_of_caption_Q = groups_of(video_of_caption_Q)[1]
+    many = RetrievalRanks(
+        text_to_video=text_to_video, video_to_text=video_to_text
+    ).has_many_captions
     found = {}
     for axis in sorted({*axis_of_caption_Q} - {""}):
         captions = torch.tensor([place for place, a in enumerate(axis_of_caption_Q) if a == axis])
@@ -122,49 +144,63 @@ def numbers_by_axis(
         found[axis] = AxisNumbers(
             num_captions=len(captions),
             num_videos=len(groups),
-            text_to_video=direction_numbers(text_to_video.of(captions)),
-            video_to_text=direction_numbers(video_to_text.of(groups)),
+            text_to_video=_text_to_video_numbers(
+                text_to_video.of(captions), ties=ties, has_many_captions=many
+            ),
+            video_to_text=direction_numbers(video_to_text.of(groups), ties=ties),
         )
     return found
 
 
-def text_to_video_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor) -> Ranks:
-    """Each caption's video among all videos.
+def retrieval_ranks(
+    text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor, *, v2t: V2TRule = "group"
+) -> RetrievalRanks:
+    """Each caption's video among all videos, and each video's captions by a rule of `V2T_RULES`.
+
+    A video without a caption is an answer to all, and no query. Beside the embeddings, rounded once
+    (`muse.head.scores`), memory holds one tile of scores.
 
     Args:
         text_QD: (Q, D); the score of a pair is the dot product.
-        video_VD: (V, D).
+        video_VD: (V, D), on the same device.
         video_of_caption_Q: (Q,) int64, the row of each caption's video.
+        v2t: ``group`` ranks a video's best caption among the best ones of all videos, ``caption``
+            among all captions.
 
     Raises:
-        MetricError: If shapes do not fit, or a value is NaN or infinite.
+        MetricError: If shapes do not fit, or a value is NaN, infinite or too large.
     """
     _check_embeddings(text_QD, video_VD, video_of_caption_Q)
-    blocks = []
-    for start in range(0, len(text_QD), BLOCK):
-        queries = slice(start, start + BLOCK)
-        scores_bV = score_block(text_QD[queries], video_VD)
-        blocks.append(rank_scores(scores_bV, video_of_caption_Q[queries]))
-    return _join(blocks)
+    scores = EmbeddingScores(text_QD, video_VD)
+    return count_ranks(scores, video_of_caption_Q, num_videos=len(video_VD), v2t=v2t)
+
+
+def score_matrix_ranks(
+    scores_QV: Tensor, video_of_caption_Q: Tensor, *, v2t: V2TRule = "group"
+) -> RetrievalRanks:
+    """`retrieval_ranks` of a matrix of scores.
+
+    Args:
+        scores_QV: (Q, V), higher is better.
+        video_of_caption_Q: As `retrieval_ranks` takes it.
+        v2t: As `retrieval_ranks` takes it.
+
+    Raises:
+        MetricError: If shapes do not fit, or a score is NaN or infinite.
+    """
+    _check_scores(scores_QV, video_of_caption_Q)
+    scores = MatrixScores(scores_QV)
+    return count_ranks(scores, video_of_caption_Q, num_videos=scores_QV.shape[1], v2t=v2t)
+
+
+def text_to_video_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor) -> Ranks:
+    """Text to video alone of `retrieval_ranks`, which counts both at once."""
+    return retrieval_ranks(text_QD, video_VD, video_of_caption_Q).text_to_video
 
 
 def video_to_text_ranks(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor) -> Ranks:
-    """Each video's group of captions among the groups, by the best caption of each (`V2T_RULE`).
-
-    A video without a caption is no query and has no group. The arguments and errors are those of
-    `text_to_video_ranks`.
-    """
-    _check_embeddings(text_QD, video_VD, video_of_caption_Q)
-    groups_G, group_of_caption_Q = _groups(video_of_caption_Q)
-    blocks = []
-    for start in range(0, len(groups_G), BLOCK):
-        video_b = groups_G[start : start + BLOCK]
-        scores_bQ = score_block(video_VD[video_b], text_QD)
-        best_bG = scores_bQ.new_full((len(video_b), len(groups_G)), -torch.inf)
-        best_bG.scatter_reduce_(1, group_of_caption_Q.expand_as(scores_bQ), scores_bQ, "amax")
-        own_b = torch.arange(start, start + len(video_b), device=video_b.device)
-        blocks.append(rank_scores(best_bG, own_b))
-    return _join(blocks)
+    """Video to text alone of `retrieval_ranks`, by the best caption of each group."""
+    return retrieval_ranks(text_QD, video_VD, video_of_caption_Q).video_to_text
 
 
 def rank_scores(scores_QV: Tensor, right_Q: Tensor) -> Ranks:
@@ -177,6 +213,33 @@ def rank_scores(scores_QV: Tensor, right_Q: Tensor) -> Ranks:
     Raises:
         MetricError: If shapes do not fit, or a score is NaN or infinite.
     """
+    _check_scores(scores_QV, right_Q)
+    own_Q1 = scores_QV.gather(1, right_Q[:, None])
+    return Ranks(num_better=(scores_QV > own_Q1).sum(1), num_equal=(scores_QV == own_Q1).sum(1))
+
+
+def score_block(left_bD: Tensor, right_RD: Tensor) -> Tensor:
+    """(b, R) dot products, exact and rounded to float32.
+
+    A pair has the same bits in every block, and equal embeddings tie wherever they stand.
+    """
+    return exact_scores(on_grid(left_bD), on_grid(right_RD))
+
+
+def require_rules_fit(ties: TieRule, v2t: V2TRule) -> None:
+    """Nothing, if the rule for ties says what to do with that for video to text.
+
+    Raises:
+        UsageError: If not.
+    """
+    if ties == "clip4clip" and v2t != "group":
+        raise UsageError(
+            f"ties clip4clip with v2t {v2t}: CLIP4Clip's code ranks groups. Use v2t group, or "
+            "another rule for ties."
+        )
+
+
+def _check_scores(scores_QV: Tensor, right_Q: Tensor) -> None:
     if scores_QV.ndim != 2 or right_Q.shape != scores_QV.shape[:1] or not scores_QV.numel():
         raise MetricError(
             f"scores of shape {tuple(scores_QV.shape)} with {tuple(right_Q.shape)} right answers: "
@@ -184,29 +247,6 @@ def rank_scores(scores_QV: Tensor, right_Q: Tensor) -> Ranks:
         )
     _require_columns(right_Q, scores_QV.shape[1])
     _require_finite(scores_QV, what="scores")
-    own_Q1 = scores_QV.gather(1, right_Q[:, None])
-    return Ranks(num_better=(scores_QV > own_Q1).sum(1), num_equal=(scores_QV == own_Q1).sum(1))
-
-
-def _groups(video_of_caption_Q: Tensor) -> tuple[Tensor, Tensor]:
-    """(G,) videos that have a caption, increasing, and (Q,) the place of each caption's there."""
-    return cast(tuple[Tensor, Tensor], torch.unique(video_of_caption_Q, return_inverse=True))
-
-
-def score_block(left_bD: Tensor, right_RD: Tensor) -> Tensor:
-    """(b, R) dot products, computed in float64 and rounded to float32.
-
-    A matrix product may give equal pairs different last bits, by their place in the block; the
-    rounding takes those off, so that equal embeddings tie wherever they stand.
-    """
-    return (left_bD.double() @ right_RD.double().transpose(0, 1)).float()
-
-
-def _join(blocks: list[Ranks]) -> Ranks:
-    return Ranks(
-        num_better=torch.cat([block.num_better for block in blocks]),
-        num_equal=torch.cat([block.num_equal for block in blocks]),
-    )
 
 
 def _check_embeddings(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Tensor) -> None:
@@ -225,6 +265,12 @@ def _check_embeddings(text_QD: Tensor, video_VD: Tensor, video_of_caption_Q: Ten
     _require_columns(video_of_caption_Q, len(video_VD))
     _require_finite(text_QD, what="caption embeddings")
     _require_finite(video_VD, what="video embeddings")
+    largest = [max(map(abs, map(float, rows.aminmax()))) for rows in (text_QD, video_VD)]
+    if largest[0] * largest[1] * text_QD.shape[1] > _LARGEST:
+        raise MetricError(
+            f"caption embeddings up to {largest[0]:.3g}, video embeddings up to {largest[1]:.3g}: "
+            "their dot products may not fit float32. Make them unit vectors."
+        )
 
 
 def _require_columns(right_Q: Tensor, num_answers: int) -> None:

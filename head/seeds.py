@@ -40,7 +40,7 @@ from muse.pipeline.store import FeatureStore
 SEEDS_FILE = "seeds.json"
 EVALUATION_FILE = "evaluation.json"
 DIRECTIONS = ("text_to_video", "video_to_text")
-NUMBERS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+NUMBERS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum")
 _FOLDER_OF_SEED = "seed-"
 _FIRST_STEPS = 3  # slower than those that follow: memory is allocated, kernels are chosen
 
@@ -188,10 +188,15 @@ def train_seed(
 
 
 def spreads(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Spread]]:
-    """Each of `NUMBERS` in both `DIRECTIONS` over the reports of some seeds."""
+    """Each of `NUMBERS` in both `DIRECTIONS` over the reports of some seeds.
+
+    A number that a report lacks, because an earlier version wrote it, is left out.
+    """
     return {
         direction: {
-            name: spread_of([report[direction][name] for report in reports]) for name in NUMBERS
+            name: spread_of([report[direction][name] for report in reports])
+            for name in NUMBERS
+            if all(name in report[direction] for report in reports)
         }
         for direction in DIRECTIONS
     }

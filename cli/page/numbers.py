@@ -18,7 +18,7 @@ DIRECTIONS: tuple[tuple[str, Direction], ...] = (
     ("text to video", "text_to_video"),
     ("video to text", "video_to_text"),
 )
-_COLUMNS = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR")
+_COLUMNS = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR", "Rsum")
 _MAX_STEPS = 300  # of a training curve: more can't be told apart on a screen
 
 
@@ -48,8 +48,9 @@ def headline(content: PageContent) -> Markup:
     groups = [_direction_rows(content, title, field) for title, field in DIRECTIONS]
     head = element("tr", *(element("th", text, scope="col") for text in ("", *_COLUMNS)))
     words = (
-        f"Percent of queries whose answer is among the first 1, 5 and 10 of "
-        f"{content.head.report.num_videos}, and the median and mean rank of the answer."
+        f"Percent of queries whose answer is among the first 1, 5, 10 and 50 of "
+        f"{content.head.report.num_videos}, the median and mean rank of the answer, "
+        "and the sum of the first three."
     )
     whole = element("table", element("caption", words), element("thead", head), *groups)
     rows = [Dots(label=title, values=_recall_1(content, field)) for title, field in DIRECTIONS]
@@ -81,7 +82,7 @@ def _number_row(name: str, role: Role, numbers: Mapping[Role, DirectionNumbers])
 
 
 def _is_better(column: str, value: float, rival: float) -> bool:
-    return value > rival if column.startswith("R@") else value < rival
+    return value > rival if column.startswith("R") else value < rival
 
 
 def axes(content: PageContent) -> Markup:

@@ -144,6 +144,7 @@ def _rules(content: PageContent) -> Markup:
     words = (
         f"Ties: {report['tie_rule']}, the mean over all orders of equal scores. Video to text: "
         f"{report['v2t_rule']}. R@k: percent of queries whose answer is among the first k. MdR, "
-        "MnR: median and mean rank of the answer, from 1; lower is better. Chance: a shuffled list."
+        "MnR: median and mean rank of the answer, from 1; lower is better. Rsum: R@1 + R@5 + R@10. "
+        "Chance: a shuffled list."
     )
     return element("footer", element("p", words, class_="muted"))

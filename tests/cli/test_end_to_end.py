@@ -51,7 +51,7 @@ def test_extract_train_evaluate_and_search_give_numbers(
     content = json.loads(scores.read_text(encoding="utf-8"))
     assert (content["protocol"], content["num_videos"], content["num_captions"]) == ("folder", 2, 4)
     for direction in ("text_to_video", "video_to_text"):
-        assert set(content[direction]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+        assert set(content[direction]) == {"R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum"}
         assert 0 <= content[direction]["R@1"] <= content[direction]["R@5"] == 100
         assert 1 <= content[direction]["MnR"] <= 2
     found = muse("search", store, "some text", "--head", run, "-k", "3", "--json")
@@ -84,6 +84,21 @@ def test_mean_pool_needs_no_training_and_is_the_default(muse: Muse, store: Path)
     outcome = muse("evaluate", store)
     assert outcome.code == 0
     assert "2 of 2 videos, 4 of 4 captions; head mean-pool" in outcome.out
+
+
+def test_other_rules_than_the_default_ones_are_named_or_refused(muse: Muse, tmp_path: Path) -> None:
+    file, scores = tmp_path / "store.h5", tmp_path / "scores.json"
+    write_hdf5(FeaturesInMemory(num_videos=4, captions_per_video=2), file)
+    asked = ("evaluate", file, "--split", "train")
+    outcome = muse(*asked, "--ties", "pessimistic", "--v2t", "caption", "--json", scores)
+    named = "ties: pessimistic; video to text: best caption of each video, ranked among all"
+    assert named in " ".join(outcome.out.split())
+    content = json.loads(scores.read_text(encoding="utf-8"))
+    assert (content["tie_rule"], "all captions" in content["v2t_rule"]) == ("pessimistic", True)
+    refused = muse(*asked, "--ties", "clip4clip", "--v2t", "caption")
+    assert (refused.code, "code ranks groups" in refused.err) == (2, True)
+    refused = muse(*asked, "--ties", "optimistic", "--html", tmp_path / "page.html")
+    assert (refused.code, "Leave out --html" in refused.err) == (2, True)
 
 
 def test_numbers_are_printed_by_what_the_captions_ask_for(muse: Muse, tmp_path: Path) -> None:

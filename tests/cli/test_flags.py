@@ -18,7 +18,7 @@ from muse.cli.extract import (
     SamplingFlag,
     extract,
 )
-from muse.cli.flags import ScanFlag, ViewFlag
+from muse.cli.flags import ScanFlag, TiesFlag, V2TFlag, ViewFlag
 from muse.cli.train_flags import (
     AggregatorFlag,
     CaptionsFlag,
@@ -37,7 +37,9 @@ from muse.head.head_config import CHOICES, Aggregator, HeadConfig, Mode
 from muse.head.loss import Duplicates
 from muse.head.optimizer import DecayRule, OptimizerName
 from muse.head.paper_tables import TABLE_NAMES
+from muse.head.ranks import TieRule
 from muse.head.scan.select import ScanBackend
+from muse.head.tiles import V2TRule
 from muse.head.train_config import TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
@@ -129,6 +131,8 @@ def test_choices_are_their_owners() -> None:
     assert set(CaptionsFlag) == set(get_args(Captions))
     assert set(ShuffleFlag) == set(get_args(Shuffle))
     assert set(ScanFlag) == set(get_args(ScanBackend))
+    assert tuple(TiesFlag) == get_args(TieRule)
+    assert tuple(V2TFlag) == get_args(V2TRule)
     assert set(TrainPrecisionFlag) == set(get_args(TrainPrecision))
 
 

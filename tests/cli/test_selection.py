@@ -41,7 +41,7 @@ def test_held_out_videos_choose_the_epoch_and_the_test_numbers_stay_clean(
         (1, "0.25 held out of train"),
         (2, "0.25 held out of train"),
     ]
-    assert set(epochs[0]["text_to_video"]) == {"R@1", "R@5", "R@10", "MdR", "MnR"}
+    assert set(epochs[0]["text_to_video"]) == {"R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum"}
     assert events[-1]["chosen_epoch"] == epochs[-1]["chosen_epoch"]
     evaluated = muse("evaluate", store, "--head", run, "--json", scores)
     assert evaluated.err == ""

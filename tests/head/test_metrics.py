@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from muse.errors import MetricError
-from muse.head import metrics
+from muse.head import tiles
 from muse.head.metrics import (
     direction_numbers,
     numbers_by_axis,
@@ -18,7 +18,7 @@ from muse.head.metrics import (
 
 def child_numbers(scores: list[list[float]], right: list[int]) -> dict[str, float]:
     """Every number as the mean over all orders of the equal answers."""
-    ranks, recalls = [], {1: [], 5: [], 10: []}
+    ranks, recalls = [], {1: [], 5: [], 10: [], 50: []}
     for row, own in zip(scores, right, strict=True):
         better = sum(score > row[own] for score in row)
         equal = sum(score == row[own] for score in row)
@@ -27,7 +27,10 @@ def child_numbers(scores: list[list[float]], right: list[int]) -> dict[str, floa
         for k, found in recalls.items():
             found.append(sum(place <= k for place in places) / equal)
     numbers = {f"R@{k}": 100 * statistics.mean(found) for k, found in recalls.items()}
-    return {**numbers, "MdR": statistics.median(ranks), "MnR": statistics.mean(ranks)}
+    rsum = numbers["R@1"] + numbers["R@5"] + numbers["R@10"]
+    return {
+        **numbers, "MdR": statistics.median(ranks), "MnR": statistics.mean(ranks), "Rsum": rsum,
+    }  # fmt: skip
 
 
 def tied_scores(num_queries: int, num_answers: int) -> Tensor:
@@ -66,7 +69,7 @@ def integer_embeddings(num_captions: int, num_videos: int) -> tuple[Tensor, Tens
 def test_both_directions_are_the_double_loop_with_many_captions_a_video(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "BLOCK", block)
+    monkeypatch.setattr(tiles, "TILE", block)
     text_QD, video_VD, video_of_Q = integer_embeddings(17, 6)
     video_of_Q[:6] = torch.arange(6)
     rows = (text_QD @ video_VD.T).tolist()
@@ -99,7 +102,8 @@ def test_constant_embeddings_score_exactly_chance() -> None:
         video_to_text_ranks(text_QD, video_VD, video_of_Q),
     ):
         found = direction_numbers(ranks).as_json()
-        chance = {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "MdR": 10.5, "MnR": 10.5}
+        chance = {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "R@50": 100.0, "MdR": 10.5, "MnR": 10.5}
+        chance["Rsum"] = 80.0
         assert found == pytest.approx(chance, abs=1e-9)
 
 
@@ -162,6 +166,11 @@ def test_scores_that_cannot_be_ranked_are_refused(bad: float) -> None:
         rank_scores(scores_QV, torch.tensor([0, 1]))
     with pytest.raises(MetricError, match="video embeddings: 1 of 6"):
         text_to_video_ranks(torch.zeros(1, 3), scores_QV, torch.tensor([0]))
+
+
+def test_embeddings_whose_scores_may_overflow_are_refused() -> None:
+    with pytest.raises(MetricError, match=r"up to 1e\+20.* up to 1e\+30"):
+        text_to_video_ranks(torch.full((1, 2), 1e20), torch.full((3, 2), 1e30), torch.tensor([0]))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -34,7 +34,7 @@ def test_report_has_the_documented_keys_and_counts() -> None:
     assert report["tie_rule"] == "expected"
     assert "group" in report["v2t_rule"]
     for direction in ("text_to_video", "video_to_text"):
-        assert list(report[direction]) == ["R@1", "R@5", "R@10", "MdR", "MnR"]
+        assert list(report[direction]) == ["R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum"]
 
 
 def test_numbers_are_those_of_a_loop_over_the_store() -> None:
@@ -64,7 +64,15 @@ def test_numbers_are_those_of_a_loop_over_the_store() -> None:
 def test_constant_head_scores_exactly_chance() -> None:
     store = make_store(num_videos=20, captions_per_video=2)
     report = evaluate(store, ConstantHead(), split="all").as_json()
-    chance = {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "MdR": 10.5, "MnR": 10.5}
+    chance = {
+        "R@1": 5.0,
+        "R@5": 25.0,
+        "R@10": 50.0,
+        "R@50": 100.0,
+        "MdR": 10.5,
+        "MnR": 10.5,
+        "Rsum": 80.0,
+    }
     assert report["text_to_video"] == pytest.approx(chance)
     assert report["video_to_text"] == pytest.approx(chance)
 
@@ -99,7 +107,15 @@ def test_constant_head_finds_videos_at_chance_on_every_axis() -> None:
     report = evaluate(store, ConstantHead(), split="all")
     for numbers in report.by_axis.values():
         assert numbers.text_to_video.as_json() == pytest.approx(
-            {"R@1": 5.0, "R@5": 25.0, "R@10": 50.0, "MdR": 10.5, "MnR": 10.5}
+            {
+                "R@1": 5.0,
+                "R@5": 25.0,
+                "R@10": 50.0,
+                "R@50": 100.0,
+                "MdR": 10.5,
+                "MnR": 10.5,
+                "Rsum": 80.0,
+            }
         )
 
 

@@ -48,7 +48,7 @@ def test_seeds_are_runs_whose_numbers_have_a_mean(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "seeds.json").read_text(encoding="utf-8"))
     assert [seed["seed"] for seed in content["seeds"]] == [3, 11]
     for direction in ("text_to_video", "video_to_text"):
-        for name in ("R@1", "R@5", "R@10", "MdR", "MnR"):
+        for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum"):
             values = [seed["report"][direction][name] for seed in content["seeds"]]
             found = content["spread"][direction][name]
             assert found["mean"] == pytest.approx(statistics.mean(values))
@@ -153,6 +153,16 @@ def test_one_seed_has_a_mean_and_no_deviation() -> None:
     numbers = {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0, "MdR": 4.0, "MnR": 5.0}
     found = spreads([{"text_to_video": numbers, "video_to_text": numbers}])
     assert found["video_to_text"]["MnR"].as_json() == {"mean": 5.0, "sd": None, "num_seeds": 1}
+
+
+def test_a_number_that_an_earlier_version_did_not_write_is_left_out() -> None:
+    earlier = {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0, "MdR": 4.0, "MnR": 5.0}
+    now = {**earlier, "R@50": 4.0, "Rsum": 6.0}
+    found = spreads([{"text_to_video": n, "video_to_text": n} for n in (now, earlier)])
+    assert list(found["text_to_video"]) == list(earlier)
+    assert list(spreads([{"text_to_video": now, "video_to_text": now}])["text_to_video"]) == [
+        "R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "Rsum",
+    ]  # fmt: skip
 
 
 def test_no_memory_to_evaluate_is_one_line_and_the_training_is_kept(
