@@ -7,7 +7,6 @@ nothing but time. Knows nothing of models.
 
 # Legend: B pairs in a batch, V videos in it, T frames, K tokens a frame, D width.
 
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +95,7 @@ def read_pair_batches(
         store: What is read.
         selection: The pairs.
         batches: (B,) places in ``selection.caption_rows_Q`` each (`muse.head.epoch_order`).
-        device: Where they will go. For CUDA they are in pinned memory.
+        device: Where they will go. For CUDA their tokens are in pinned memory.
         window_shards: Whole shards are read, and so many kept (`ShardWindow`); None: each video is
             read whenever a batch shows it.
         num_threads: So many read; `reading_threads` if None.
@@ -117,8 +116,7 @@ def read_pair_batches(
     num_videos = min(max(map(len, batches), default=0), len(selection.video_rows_V))
     ring = _ring(store, num_videos, device)
     for videos, pairs_of in _read_ahead(requests, source, ring, num_threads=num_threads):
-        batch = pairs_of(videos=videos)
-        yield batch.map(Tensor.pin_memory) if device.type == "cuda" else batch
+        yield pairs_of(videos=videos)
 
 
 def read_video_batches(
@@ -221,14 +219,17 @@ def _read_ahead(
                 _start(pool, source, buffer, request)
                 for buffer, request in zip(ring, requests, strict=False)
             )
+            released: list[_Buffer] = []
             while pending:
-                batch = pending[0].result()
+                current = pending.popleft()
+                batch = current.result()
                 source.finish()
-                yield batch
-                buffer = pending.popleft().buffer
-                buffer.release()
-                for request in itertools.islice(requests, 1):
+                # Not before this batch is there: the threads would hold the interpreter's lock.
+                for buffer, request in zip(released, requests, strict=False):
                     pending.append(_start(pool, source, buffer, request))
+                yield batch
+                current.buffer.release()
+                released = [current.buffer]
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -174,6 +174,19 @@ def test_memory_is_not_filled_again_before_the_device_has_its_copy(cuda: torch.d
         assert_same_pairs(copy.map(torch.Tensor.cpu), store, selection, places)
 
 
+def test_a_batch_is_taken_before_the_next_read_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading threads hold the interpreter's lock: they would keep a batch back that is there.
+    events: list[str] = []
+    for event in ("start", "finish"):
+        monkeypatch.setattr(loader.StoreSource, event, lambda *_, event=event: events.append(event))
+    batches = [np.arange(2)] * 5
+    for _ in read_video_batches(make_store(num_videos=2), batches, device=CPU):
+        events.append("computing")
+    first = ["start"] * loader.NUM_BUFFERS + ["finish", "computing"]
+    assert events[: len(first) + 3] == [*first, "finish", "start", "computing"]
+    assert events.count("start") == events.count("finish") == len(batches)
+
+
 # -- windows of shards ---------------------------------------------------------------------------
 
 
