@@ -47,6 +47,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "muse, read-out interleaved": {"readout": "interleaved"},
     "muse, read-out pool": {"readout": "pool"},
     "muse, read-out max": {"readout": "max"},
+    "muse, read-out max, scales none": {"readout": "max", "factors": ()},
+    "muse, read-out max, scales 14, 7, 3": {"readout": "max", "factors": (2.0, 1.0, 0.5)},
     "muse, read-out attend": {"readout": "attend"},
     "muse, read-out attend, no blocks": {"readout": "attend", "depth": 0},
 }

@@ -37,6 +37,9 @@ COMPARED = (
     (f"{FULL}; foreign patches", FULL),
     *((f"muse, read-out {name}", FULL) for name in READOUTS),
     ("muse, read-out max; foreign patches", "muse, read-out max"),
+    ("muse, read-out max", "muse, read-out max, scales none"),
+    ("muse, read-out max, scales 14, 7, 3", "muse, read-out max, scales none"),
+    ("muse, read-out max, scales 14, 7, 3", "muse, read-out max"),
 )
 Hits = NDArray[np.float64]  # (seeds, captions) recall at 1, in percent
 
