@@ -157,8 +157,8 @@ def retrieval_ranks(
 ) -> RetrievalRanks:
     """Each caption's video among all videos, and each video's captions by a rule of `V2T_RULES`.
 
-    A video without a caption is an answer to all, and no query. Beside the embeddings, rounded once
-    (`muse.head.scores`), memory holds one tile of scores.
+    A video without a caption is an answer to all, and no query. Beside the embeddings memory holds
+    one tile of scores, and a block of embeddings as they are rounded (`muse.head.scores`).
 
     Args:
         text_QD: (Q, D); the score of a pair is the dot product.

@@ -47,14 +47,15 @@ def exact_own_scores(text_ND: Tensor, video_VD: Tensor, video_of_row_N: Tensor) 
     """(N,) float32 scores of each row with one video; bit for bit those of `exact_scores`.
 
     Args:
-        text_ND: (N, D) from `on_grid`.
-        video_VD: (V, D) from `on_grid`.
+        text_ND: (N, D), rounded here; rows from `on_grid` stay as they are.
+        video_VD: (V, D), the same.
         video_of_row_N: (N,) int64, which video each row is scored with.
     """
     own_N = text_ND.new_empty(len(text_ND), dtype=torch.float32)
     for start in range(0, len(text_ND), _ROWS_AT_A_TIME):
         rows = slice(start, start + _ROWS_AT_A_TIME)
-        product_ND = text_ND[rows].double() * video_VD[video_of_row_N[rows]].double()
+        text_nD, video_nD = on_grid(text_ND[rows]), on_grid(video_VD[video_of_row_N[rows]])
+        product_ND = text_nD.double() * video_nD.double()
         own_N[rows] = product_ND.sum(1).float()
     return own_N
 

@@ -8,7 +8,7 @@ as a pair has the same score in every tile. Knows nothing of recalls, nor of wha
 # Legend: Q captions, V videos, G videos that have a caption, t captions and u videos of a tile,
 # a answers of a tile.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -21,6 +21,10 @@ from muse.head.scores import exact_own_scores, exact_scores, on_grid
 V2TRule = Literal["group", "caption"]
 
 TILE = 512  # captions and videos of a tile: 2 MB of float64
+BLOCK = 32 * TILE  # videos at a time that are rounded: 34 MB of width 512 in float32
+
+RowScores = Callable[[Tensor], Callable[[slice], Tensor]]
+"""From (t,) captions to what gives (t, u) scores with a slice of the videos."""
 
 
 class PairScores(Protocol):
@@ -30,25 +34,31 @@ class PairScores(Protocol):
         """(Q,) scores of each caption with one video."""
         ...
 
-    def tile(self, captions_t: Tensor, videos: slice) -> Tensor:
-        """(t, u) scores, those of `own` to the last bit."""
+    def among(self, videos: slice) -> RowScores:
+        """Scores with some of the videos, those of `own` to the last bit."""
         ...
 
 
 class EmbeddingScores:
-    """Dot products of embeddings."""
+    """Dot products of embeddings, of which a block at a time is rounded."""
 
     def __init__(self, text_QD: Tensor, video_VD: Tensor) -> None:
-        self._text_QD = on_grid(text_QD)
-        self._video_VD = on_grid(video_VD)
+        self._text_QD = text_QD
+        self._video_VD = video_VD
 
     def own(self, video_of_caption_Q: Tensor) -> Tensor:
         """See `PairScores`."""
         return exact_own_scores(self._text_QD, self._video_VD, video_of_caption_Q)
 
-    def tile(self, captions_t: Tensor, videos: slice) -> Tensor:
+    def among(self, videos: slice) -> RowScores:
         """See `PairScores`."""
-        return exact_scores(self._text_QD[captions_t], self._video_VD[videos])
+        video_bD = on_grid(self._video_VD[videos])
+
+        def rows(captions_t: Tensor) -> Callable[[slice], Tensor]:
+            text_tD = on_grid(self._text_QD[captions_t])
+            return lambda columns: exact_scores(text_tD, video_bD[columns])
+
+        return rows
 
 
 class MatrixScores:
@@ -61,9 +71,10 @@ class MatrixScores:
         """See `PairScores`."""
         return self._scores_QV.gather(1, video_of_caption_Q[:, None])[:, 0]
 
-    def tile(self, captions_t: Tensor, videos: slice) -> Tensor:
+    def among(self, videos: slice) -> RowScores:
         """See `PairScores`."""
-        return self._scores_QV[captions_t, videos]
+        scores_Qb = self._scores_QV[:, videos]
+        return lambda captions_t: lambda columns: scores_Qb[captions_t, columns]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,14 +108,12 @@ def count_ranks(
     # A video without a caption is no query: nothing is better than infinity.
     own_V = own_G.new_full((num_videos,), torch.inf).index_copy(0, groups_G, own_G)
     to_video, to_text = _Count.none_of(own_Q), _Count.none_of(own_V)
-    for captions_t in _whole_groups(group_of_caption_Q):
-        for videos in _video_tiles(num_videos, num_captions=len(captions_t)):
-            scores_tu = scores.tile(captions_t, videos)
-            to_video.add(captions_t, scores_tu, answers_dim=1)
-            answers_au = scores_tu
-            if v2t == "group":
-                answers_au = _best_of_groups(scores_tu, group_of_caption_Q[captions_t])
-            to_text.add(videos, answers_au, answers_dim=0)
+    for captions_t, videos, scores_tu in _tiles(scores, group_of_caption_Q, num_videos):
+        to_video.add(captions_t, scores_tu, answers_dim=1)
+        answers_au = scores_tu
+        if v2t == "group":
+            answers_au = _best_of_groups(scores_tu, group_of_caption_Q[captions_t])
+        to_text.add(videos, answers_au, answers_dim=0)
     num_right_G = None
     if v2t == "caption":
         is_best_Q = (own_Q == own_G[group_of_caption_Q]).long()
@@ -146,7 +155,21 @@ def _whole_groups(group_of_caption_Q: Tensor) -> Iterator[Tensor]:
     yield captions_Q[start:end]
 
 
+def _tiles(
+    scores: PairScores, group_of_caption_Q: Tensor, num_videos: int
+) -> Iterator[tuple[Tensor, slice, Tensor]]:
+    """(t,) captions, u videos and their (t, u) scores; each pair once."""
+    for start in range(0, num_videos, BLOCK):
+        end = min(start + BLOCK, num_videos)
+        rows = scores.among(slice(start, end))
+        for captions_t in _whole_groups(group_of_caption_Q):
+            scores_of = rows(captions_t)
+            for u in _video_tiles(end - start, num_captions=len(captions_t)):
+                yield captions_t, slice(start + u.start, start + u.stop), scores_of(u)
+
+
 def _video_tiles(num_videos: int, *, num_captions: int) -> Iterator[slice]:
     """As many videos at a time as keep a tile at `TILE` squared scores."""
     width = max(1, TILE * TILE // max(TILE, num_captions))
-    return (slice(start, start + width) for start in range(0, num_videos, width))
+    for start in range(0, num_videos, width):
+        yield slice(start, min(start + width, num_videos))

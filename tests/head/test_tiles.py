@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from muse.head import tiles
 from muse.head.metrics import retrieval_ranks
 from muse.head.ranks import Ranks
-from muse.head.tiles import MatrixScores, V2TRule, count_ranks
+from muse.head.scores import on_grid
+from muse.head.tiles import MatrixScores, RowScores, V2TRule, count_ranks
 
 
 def retrieval(num_captions: int, num_videos: int, dim: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,13 +28,14 @@ def counts(ranks: Ranks) -> tuple[list[int], list[int], list[int]]:
 
 
 @pytest.mark.parametrize("v2t", ["group", "caption"])
-@pytest.mark.parametrize("tile", [1, 2, 7, 64])
-def test_no_size_of_tile_changes_a_count(
-    v2t: V2TRule, tile: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("tile", "block"), [(1, 1), (2, 29), (7, 10), (7, 14), (64, 64)])
+def test_no_size_of_tile_or_block_changes_a_count(
+    v2t: V2TRule, tile: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = retrieval(53, 29)
     whole = retrieval_ranks(*case, v2t=v2t)
     monkeypatch.setattr(tiles, "TILE", tile)
+    monkeypatch.setattr(tiles, "BLOCK", block)
     tiled = retrieval_ranks(*case, v2t=v2t)
     assert counts(tiled.text_to_video) == counts(whole.text_to_video)
     assert counts(tiled.video_to_text) == counts(whole.video_to_text)
@@ -54,10 +57,15 @@ class WatchedScores(MatrixScores):
         super().__init__(scores_QV)
         self.sizes: list[int] = []
 
-    def tile(self, captions_t: Tensor, videos: slice) -> Tensor:
-        tile_tu = super().tile(captions_t, videos)
-        self.sizes.append(tile_tu.numel())
-        return tile_tu
+    def among(self, videos: slice) -> RowScores:
+        rows = super().among(videos)
+
+        def watched(captions_t: Tensor, columns: slice) -> Tensor:
+            tile_tu = rows(captions_t)(columns)
+            self.sizes.append(tile_tu.numel())
+            return tile_tu
+
+        return lambda captions_t: partial(watched, captions_t)
 
 
 @pytest.mark.parametrize("captions_per_video", [1, 5, 40, 300])
@@ -70,6 +78,20 @@ def test_no_tile_is_larger_than_the_limit_and_each_score_is_made_once(
     count_ranks(scores, video_of_Q, num_videos=70, v2t="group")
     assert max(scores.sizes) <= 20 * 20
     assert sum(scores.sizes) == 300 * 70
+
+
+def test_no_more_than_a_block_of_embeddings_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(rows_ND: Tensor) -> Tensor:
+        sizes.append(len(rows_ND))
+        return on_grid(rows_ND)
+
+    monkeypatch.setattr(tiles, "TILE", 8)
+    monkeypatch.setattr(tiles, "BLOCK", 16)
+    monkeypatch.setattr(tiles, "on_grid", watched)
+    retrieval_ranks(*retrieval(100, 60))
+    assert max(sizes) == 16
 
 
 GROWTH = """
