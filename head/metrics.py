@@ -158,7 +158,7 @@ def retrieval_ranks(
     """Each caption's video among all videos, and each video's captions by a rule of `V2T_RULES`.
 
     A video without a caption is an answer to all, and no query. Beside the embeddings memory holds
-    one tile of scores, and a block of embeddings as they are rounded (`muse.head.scores`).
+    one tile of scores and some embeddings as they are rounded (`muse.head.scores`): up to 0.2 GB.
 
     Args:
         text_QD: (Q, D); the score of a pair is the dot product.

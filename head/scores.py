@@ -43,21 +43,14 @@ def exact_scores(text_tD: Tensor, video_uD: Tensor) -> Tensor:
     return (text_tD.double() @ video_uD.double().transpose(0, 1)).float()
 
 
-def exact_own_scores(text_ND: Tensor, video_VD: Tensor, video_of_row_N: Tensor) -> Tensor:
-    """(N,) float32 scores of each row with one video; bit for bit those of `exact_scores`.
+def exact_paired_scores(text_ND: Tensor, video_ND: Tensor) -> Tensor:
+    """(N,) float32 scores of each row with the other's: bit for bit those of `exact_scores`.
 
     Args:
-        text_ND: (N, D), rounded here; rows from `on_grid` stay as they are.
-        video_VD: (V, D), the same.
-        video_of_row_N: (N,) int64, which video each row is scored with.
+        text_ND: (N, D) from `on_grid`.
+        video_ND: (N, D) from `on_grid`.
     """
-    own_N = text_ND.new_empty(len(text_ND), dtype=torch.float32)
-    for start in range(0, len(text_ND), _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
-        text_nD, video_nD = on_grid(text_ND[rows]), on_grid(video_VD[video_of_row_N[rows]])
-        product_ND = text_nD.double() * video_nD.double()
-        own_N[rows] = product_ND.sum(1).float()
-    return own_N
+    return (text_ND.double() * video_ND.double()).sum(1).float()
 
 
 def _on_grid(rows_ND: Tensor) -> Tensor:

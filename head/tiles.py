@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from muse.head.ranks import Ranks, RetrievalRanks
-from muse.head.scores import exact_own_scores, exact_scores, on_grid
+from muse.head.scores import exact_paired_scores, exact_scores, on_grid
 
 V2TRule = Literal["group", "caption"]
 
 TILE = 512  # captions and videos of a tile: 2 MB of float64
 BLOCK = 32 * TILE  # videos at a time that are rounded: 34 MB of width 512 in float32
+ROWS_KEPT = 64 * TILE  # as many rounded captions, or videos, are kept: 67 MB
 
 RowScores = Callable[[Tensor], Callable[[slice], Tensor]]
 """From (t,) captions to what gives (t, u) scores with a slice of the videos."""
@@ -39,23 +40,38 @@ class PairScores(Protocol):
         ...
 
 
+class _RoundedRows:
+    """Embeddings as `on_grid` has them: of a few all at once, of many each time they are needed."""
+
+    def __init__(self, rows_ND: Tensor) -> None:
+        self._are_rounded = len(rows_ND) <= ROWS_KEPT
+        self._rows_ND = on_grid(rows_ND) if self._are_rounded else rows_ND
+
+    def __getitem__(self, places: Tensor | slice) -> Tensor:
+        rows_nD = self._rows_ND[places]
+        return rows_nD if self._are_rounded else on_grid(rows_nD)
+
+
 class EmbeddingScores:
-    """Dot products of embeddings, of which a block at a time is rounded."""
+    """Dot products of embeddings."""
 
     def __init__(self, text_QD: Tensor, video_VD: Tensor) -> None:
-        self._text_QD = text_QD
-        self._video_VD = video_VD
+        self._text, self._video = _RoundedRows(text_QD), _RoundedRows(video_VD)
 
     def own(self, video_of_caption_Q: Tensor) -> Tensor:
         """See `PairScores`."""
-        return exact_own_scores(self._text_QD, self._video_VD, video_of_caption_Q)
+        parts = (
+            exact_paired_scores(self._text[start : start + TILE], self._video[videos_t])
+            for start, videos_t in _parts(video_of_caption_Q)
+        )
+        return torch.cat(list(parts))
 
     def among(self, videos: slice) -> RowScores:
         """See `PairScores`."""
-        video_bD = on_grid(self._video_VD[videos])
+        video_bD = self._video[videos]
 
         def rows(captions_t: Tensor) -> Callable[[slice], Tensor]:
-            text_tD = on_grid(self._text_QD[captions_t])
+            text_tD = self._text[captions_t]
             return lambda columns: exact_scores(text_tD, video_bD[columns])
 
         return rows
@@ -153,6 +169,12 @@ def _whole_groups(group_of_caption_Q: Tensor) -> Iterator[Tensor]:
             start = end
         end += size
     yield captions_Q[start:end]
+
+
+def _parts(video_of_caption_Q: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The first caption of each part of `TILE`, and the (t,) videos of its captions."""
+    for start in range(0, len(video_of_caption_Q), TILE):
+        yield start, video_of_caption_Q[start : start + TILE]
 
 
 def _tiles(

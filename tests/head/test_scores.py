@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from muse.head.scores import exact_own_scores, exact_scores, on_grid
+from muse.head.scores import exact_paired_scores, exact_scores, on_grid
 
 
 def unit_rows(num_rows: int, dim: int) -> Tensor:
@@ -39,7 +39,7 @@ def test_a_pair_has_the_same_bits_whatever_it_is_scored_with(dim: int) -> None:
     order = torch.randperm(dim)
     assert torch.equal(exact_scores(text_QD[:, order], video_VD[:, order]), whole_QV)
     right_Q = torch.arange(67) % 45
-    own_Q = exact_own_scores(text_QD, video_VD, right_Q)
+    own_Q = exact_paired_scores(text_QD, video_VD[right_Q])
     assert torch.equal(own_Q, whole_QV[torch.arange(67), right_Q])
 
 

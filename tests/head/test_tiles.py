@@ -36,6 +36,7 @@ def test_no_size_of_tile_or_block_changes_a_count(
     whole = retrieval_ranks(*case, v2t=v2t)
     monkeypatch.setattr(tiles, "TILE", tile)
     monkeypatch.setattr(tiles, "BLOCK", block)
+    monkeypatch.setattr(tiles, "ROWS_KEPT", 40)  # captions are more, videos fewer
     tiled = retrieval_ranks(*case, v2t=v2t)
     assert counts(tiled.text_to_video) == counts(whole.text_to_video)
     assert counts(tiled.video_to_text) == counts(whole.video_to_text)
@@ -89,6 +90,7 @@ def test_no_more_than_a_block_of_embeddings_is_copied(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(tiles, "TILE", 8)
     monkeypatch.setattr(tiles, "BLOCK", 16)
+    monkeypatch.setattr(tiles, "ROWS_KEPT", 16)
     monkeypatch.setattr(tiles, "on_grid", watched)
     retrieval_ranks(*retrieval(100, 60))
     assert max(sizes) == 16
