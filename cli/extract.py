@@ -81,12 +81,28 @@ def extract(
             help="openclip:MODEL/PRETRAINED (a tag or a file), openclip:muse-nano, or conse."
         ),
     ] = "openclip:ViT-B-32-quickgelu/openai",
-    num_frames: Annotated[int, typer.Option(help="T, the most frames a video.")] = 12,
+    num_frames: Annotated[
+        int | None,
+        typer.Option(help="T, the most frames a video.", show_default="12; of --dataset, its own"),
+    ] = None,
     sampling: Annotated[
-        SamplingFlag,
-        typer.Option(help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts."),
-    ] = SamplingFlag.fps,
-    fps: Annotated[float, typer.Option(help="Frames a second of --sampling fps.")] = 1.0,
+        SamplingFlag | None,
+        typer.Option(
+            help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts.",
+            show_default="fps; of --dataset, its own",
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of --sampling fps.", show_default="1")
+    ] = None,
+    text_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens at which captions are cut, start and end included; 0 for the encoder's "
+            "limit.",
+            show_default="the encoder's limit; of --dataset, its own",
+        ),
+    ] = None,
     views: Annotated[
         str,
         typer.Option(
@@ -157,20 +173,28 @@ def extract(
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
     from muse.cli.forecast import RunForecast
+    from muse.cli.preset import AskedSettings, settings_of
     from muse.cli.progress import ExtractReporter, interruptible
     from muse.pipeline.decoding.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.extract import extract as run_extract
-    from muse.pipeline.header import Sampling
     from muse.pipeline.redo import FailureLimit, RedoRules
     from muse.pipeline.schedule import Workers
     from muse.pipeline.views import parse_views
 
+    asked = AskedSettings(
+        sampling=sampling.value if sampling else None,
+        num_frames=num_frames,
+        fps=fps,
+        text_length=text_length,
+    )
+    settings = settings_of(asked, dataset=dataset.value if dataset else None, out=out)
     config = ExtractConfig(
         out=out,
         encoder=absolute_spec(encoder),
-        sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
+        sampling=settings.sampling,
+        text_length=settings.text_length,
         views=parse_views(views),
         engine=engine.value,
         ray_address=ray_address,

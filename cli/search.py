@@ -69,7 +69,8 @@ def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
     require_same_encoder(encoder.info, info, what="the encoder at hand")
     if store.header.golden is not None:
         require_same_text(encoder, store.header.golden, what=store.location)
-    return torch.from_numpy(encoder.encode_texts([text])[0]).float()
+    embedding = encoder.encode_texts([text], store.header.text_length)[0]
+    return torch.from_numpy(embedding).float()
 
 
 def print_answers(ids: list[str], cosines: list[float], *, as_json: bool) -> None:

@@ -115,13 +115,17 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"
-        f" ({_counted(content['captions_by_split'])})",
+        f" ({_counted(content['captions_by_split'])}){_text_length(header)}",
         "failures": _counted(content["failures_by_reason"]),
         "skipped": _counted(content["skipped_by_reason"]),
         "fingerprint": header["fingerprint"],
         "root": content["root_sha256"],
     }
     return [f"{name:<12} {value}" for name, value in lines.items()]
+
+
+def _text_length(header: dict[str, Any]) -> str:
+    return f", cut at {header['text_length']} tokens" if "text_length" in header else ""
 
 
 def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:

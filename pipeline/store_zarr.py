@@ -197,6 +197,8 @@ class ZarrStore:
             name: getattr(self.header, name)
             for name in ("fingerprint", "views", "shard_size", "batch_videos", "listing_sha256")
         }
+        if self.header.text_length is not None:
+            header["text_length"] = self.header.text_length
         receipts = [*self.video_receipts, *self.caption_receipts]
         return hash_of_json([header, [receipt.lasting_part() for receipt in receipts]])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from muse.errors import ManifestError
 from muse.pipeline.datasets.annotations import find_annotation
 from muse.pipeline.datasets.videos import VideoFolder
+from muse.pipeline.header import Sampling
 from muse.pipeline.records import Caption, Listing, VideoRef
 
 Texts = Iterable[tuple[str, list[str]]]  # (video id, its captions) as listed, repeats included
@@ -63,10 +64,10 @@ class Benchmark:
     """Stems under which users keep the video of an id."""
     read_axes: Callable[[Path], Mapping[str, str]] = lambda root: {}
     """root -> by video id, what its captions ask for, where the benchmark says."""
-    num_frames: int = 12
-    """Frames a video in the papers' set-up."""
-    num_words: int = 32
-    """Tokens a text in the papers' set-up."""
+    sampling: Sampling = Sampling(num_frames=12, fps=1.0)
+    """Of the papers' set-up; what `muse extract` takes where it isn't told otherwise."""
+    text_length: int | None = 32
+    """Likewise the tokens at which texts are cut; None for the encoder's own limit."""
     remark: str = ""
     """What sets our reading apart from the papers', a sentence."""
 

@@ -20,6 +20,7 @@ from muse.pipeline.datasets.annotations import (
     text_field,
 )
 from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.header import Sampling
 
 
 def read_split(root: Path, split: str) -> Texts:
@@ -76,8 +77,8 @@ DIDEMO = Benchmark(
     source="The LocalizingMoments project has the JSON files in its folder data, and says where "
     "the videos are.",
     file_names=_file_names,
-    num_frames=64,
-    num_words=64,
+    sampling=Sampling(num_frames=64),
+    text_length=64,
     remark="Papers look at seconds 0 to 31 of a file alone; muse samples the whole file. Cut "
     "longer files beforehand.",
 )
