@@ -81,8 +81,8 @@ def _lines(
         yield from (f"  {remark}" for remark in _remarks(each))
     if not is_whole:
         yield f"Where to get them: {benchmark.source}"
-    if benchmark.remark:
-        yield benchmark.remark
+    if benchmark.read_cuts:
+        yield "Clips of whole videos, found by the name of those: --clip-window annotated."
     yield f"Papers take {_preset_text(benchmark)}, and so does:"
     yield (
         f"  muse extract --dataset {name} --root {shlex.quote(printable(root))} "
@@ -93,7 +93,8 @@ def _lines(
 def _preset_text(benchmark: "Benchmark") -> str:
     length = benchmark.text_length
     texts = f" and cut texts at {length} tokens" if length else ""
-    return f"{benchmark.sampling.num_frames} frames{texts}"
+    window = f" of seconds {benchmark.window.text}" if benchmark.window else ""
+    return f"{benchmark.sampling.num_frames} frames{window}{texts}"
 
 
 def _headline(each: "SplitInventory") -> str:

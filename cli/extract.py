@@ -95,6 +95,14 @@ def extract(
     fps: Annotated[
         float | None, typer.Option(help="Frames a second of --sampling fps.", show_default="1")
     ] = None,
+    clip_window: Annotated[
+        str | None,
+        typer.Option(
+            help="Seconds of each file, such as 0:31; none; preset: what papers look at (DiDeMo "
+            "0:31), or --captions' columns start, end; annotated: clips of whole videos.",
+            show_default="preset",
+        ),
+    ] = None,
     text_length: Annotated[
         int | None,
         typer.Option(
@@ -220,7 +228,7 @@ def extract(
             ),
         ),
     )
-    listing = _listing(folder, captions, dataset, root, split)
+    listing = _listing(folder, captions, dataset, root, split, clip_window, out=out)
     if plan:
         _plan(config, listing, as_json=json_lines)
         return
@@ -257,20 +265,28 @@ def _listing(
     dataset: DatasetFlag | None,
     root: Path | None,
     split: str | None,
+    clip_window: str | None,
+    *,
+    out: str,
 ) -> "Listing":
+    from muse.cli.preset import with_preset_window
     from muse.pipeline.datasets.benchmark import list_benchmark
     from muse.pipeline.datasets.folder import list_folder
+    from muse.pipeline.window import parse_clip_window
 
+    window = parse_clip_window(clip_window or "preset")
     if dataset is not None:
         _refuse(with_dataset=("FOLDER", folder), and_=("--captions", captions))
         if root is None:
             raise UsageError(f"--dataset {dataset} needs --root DIR, where its files are.")
-        return list_benchmark(dataset.value, root, _names(split or "test"))
+        splits = _names(split or "test")
+        listing = list_benchmark(dataset.value, root, splits, clip_window=window)
+        return listing if clip_window else with_preset_window(listing, dataset.value, out=out)
     if folder is None:
         raise UsageError("nothing to extract: name a FOLDER of videos, or a --dataset.")
     if split or root:
         raise UsageError("--root and --split go with --dataset; a FOLDER takes all splits.")
-    return list_folder(folder, captions)
+    return list_folder(folder, captions, clip_window=window)
 
 
 def _refuse(*, with_dataset: tuple[str, object], and_: tuple[str, object]) -> None:

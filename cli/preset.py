@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from muse.cli.report import print_note
 
 if TYPE_CHECKING:
-    from muse.pipeline.header import Sampling, StoreHeader
+    from muse.pipeline.header import Sampling
+    from muse.pipeline.records import Listing
+    from muse.pipeline.store_zarr import ZarrStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,8 @@ def settings_of(asked: AskedSettings, *, dataset: str | None, out: str) -> Setti
         return _settings({**_values(Sampling(), None), **given})
     benchmark = benchmark_of(dataset)
     preset = _values(benchmark.sampling, benchmark.text_length)
-    header = _header_at(out)
+    store = _store_at(out)
+    header = store.header if store else None
     own = preset if header is None else _values(header.sampling, header.text_length)
     kept = {name: value for name, value in own.items() if name not in given}
     if header is None:
@@ -66,6 +69,36 @@ def settings_of(asked: AskedSettings, *, dataset: str | None, out: str) -> Setti
             f"would have {_text({name: preset[name] for name in changed})}."
         )
     return _settings({**own, **given})
+
+
+def with_preset_window(listing: "Listing", dataset: str, *, out: str) -> "Listing":
+    """The listing with the windows of its preset, unless a store has those videos without any.
+
+    Args:
+        listing: Of ``--clip-window preset``.
+        dataset: Of ``--dataset``.
+        out: The store.
+
+    Raises:
+        StoreError: If a store is there and can't be read.
+    """
+    from muse.pipeline.datasets.benchmark import benchmark_of
+
+    window = benchmark_of(dataset).window
+    if window is None:
+        return listing
+    store = _store_at(out)
+    known = dict(zip(store.video_ids, store.windows, strict=True)) if store else {}
+    if not any(i.video_id in known and known[i.video_id] is None for i in listing.videos):
+        if store is None:
+            print_note(f"preset of {dataset}: --clip-window {window.text}.")
+        return listing
+    print_note(
+        f"{out} was made with --clip-window none, and goes on so; a new store of {dataset} would "
+        f"have --clip-window {window.text}."
+    )
+    videos = tuple(dataclasses.replace(video, window=None) for video in listing.videos)
+    return dataclasses.replace(listing, videos=videos)
 
 
 def _values(sampling: "Sampling", text_length: int | None) -> dict[str, Any]:
@@ -80,9 +113,7 @@ def _values(sampling: "Sampling", text_length: int | None) -> dict[str, Any]:
 def _settings(values: Mapping[str, Any]) -> Settings:
     from muse.pipeline.header import Sampling
 
-    sampling = Sampling(
-        kind=values["sampling"], num_frames=values["num_frames"], fps=values["fps"]
-    )
+    sampling = Sampling(kind=values["sampling"], num_frames=values["num_frames"], fps=values["fps"])
     return Settings(sampling=sampling, text_length=values["text_length"] or None)
 
 
@@ -98,10 +129,9 @@ def _flags(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"--{name.replace('_', '-')} {number}"
 
 
-def _header_at(out: str) -> "StoreHeader | None":
-    """Of the store that a run goes on with; None if it makes a new one."""
+def _store_at(out: str) -> "ZarrStore | None":
+    """The store that a run goes on with; None if it makes a new one."""
     from muse.pipeline.extract import existing_store
     from muse.pipeline.storage.files import open_storage
 
-    store = existing_store(open_storage(out))
-    return store.header if store else None
+    return existing_store(open_storage(out))

@@ -143,7 +143,7 @@ class StoreHeader:
         return hash_of_json(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``store.json``; without a text length what it was before there were any."""
+        """The content of ``store.json``; a text length is in it only where there is one."""
         content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
         if self.text_length is None:
             del content["text_length"]

@@ -53,8 +53,8 @@ class VideoShard:
 
     @property
     def members_sha256(self) -> str:
-        """Over the ids."""
-        return hash_of_json([video.video_id for video in self.videos])
+        """Over the ids, and the windows where there are any."""
+        return hash_of_json([video.hashed for video in self.videos])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -154,9 +154,7 @@ class _MiniLm:
         model.load_state_dict(_bert_weights(folder / "model.safetensors"))
         return cls(model, BertTokenizerFast.from_pretrained(str(folder), local_files_only=True))
 
-    def embed(
-        self, texts: Sequence[str], *, device: str, text_length: int | None = None
-    ) -> Tensor:
+    def embed(self, texts: Sequence[str], *, device: str, text_length: int | None = None) -> Tensor:
         """(B, D) float32 of unit length."""
         encoded = self._tokenizer(
             list(texts),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from muse.cli.preset import AskedSettings, Settings, settings_of
+from muse.cli.preset import AskedSettings, Settings, settings_of, with_preset_window
+from muse.pipeline.datasets.benchmark import list_benchmark
 from muse.pipeline.header import Sampling
+from muse.pipeline.store_zarr import ZarrStore
 from tests.cli.conftest import Outcome
 
 NEW = "no-store-is-here"
@@ -86,24 +88,65 @@ def test_a_folder_has_the_usual_defaults_whatever_the_store_has(store: Path) -> 
     assert found == Settings(sampling=Sampling(), text_length=None)
 
 
-def test_extract_takes_the_preset(
-    muse: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def didemo(tmp_path: Path) -> Path:
     (tmp_path / "test_data.json").write_text(
         '[{"video": "one.mov", "description": "a"}]', encoding="utf-8"
     )
     (tmp_path / "one.mp4").touch()
-    configs: list[Any] = []
+    return tmp_path
+
+
+@pytest.fixture
+def asked(
+    muse: Callable[..., Outcome], didemo: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, Any]]:
+    """The config and the listing that ``muse extract --dataset didemo`` begins with."""
 
     class StopHereError(Exception):
         pass
 
-    def note(config: Any, listing: object, **_: object) -> None:
-        configs.append(config)
+    begun: list[tuple[Any, Any]] = []
+
+    def note(config: Any, listing: Any, **_: object) -> None:
+        begun.append((config, listing))
         raise StopHereError
 
+    def run(*arguments: object) -> tuple[Any, Any]:
+        with pytest.raises(StopHereError):
+            muse("extract", "--dataset", "didemo", "--root", didemo, *arguments)
+        return begun[-1]
+
     monkeypatch.setattr("muse.pipeline.extract.extract", note)
-    with pytest.raises(StopHereError):
-        muse("extract", "--dataset", "didemo", "--root", tmp_path, "--out", tmp_path / "store")
-    (config,) = configs
+    return run
+
+
+def test_extract_takes_the_preset(asked: Callable[..., tuple[Any, Any]], tmp_path: Path) -> None:
+    config, listing = asked("--out", tmp_path / "store")
     assert (config.sampling, config.text_length) == (Sampling(num_frames=64), 64)
+    assert [video.window.text for video in listing.videos] == ["0:31"]
+
+
+def test_a_window_that_is_asked_for_wins(
+    asked: Callable[..., tuple[Any, Any]], tmp_path: Path
+) -> None:
+    for text, expected in (("0:30", "0:30"), ("none", None), ("preset", "0:31")):
+        _, listing = asked("--out", tmp_path / "store", "--clip-window", text)
+        assert [v.window and v.window.text for v in listing.videos] == [expected]
+
+
+def test_videos_that_a_store_has_whole_stay_whole_unless_a_window_is_asked_for(
+    didemo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = list_benchmark("didemo", didemo, ["test"])
+    there = ZarrStore.open(store).video_ids[0]
+    known = dataclasses.replace(
+        listing, videos=(dataclasses.replace(listing.videos[0], video_id=there),)
+    )
+    whole = with_preset_window(known, "didemo", out=str(store))
+    assert [video.window for video in whole.videos] == [None]
+    assert capsys.readouterr().err == (
+        f"note: {store} was made with --clip-window none, and goes on so; a new store of didemo "
+        "would have --clip-window 0:31.\n"
+    )
+    assert with_preset_window(listing, "didemo", out=str(store)) == listing
