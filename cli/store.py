@@ -94,7 +94,7 @@ def _describe(store: "RawStore") -> dict[str, Any]:
         "captions_by_split": dict(sorted(splits.items())),
         "failures_by_reason": _by_reason(failed),
         "skipped_by_reason": _by_reason(skipped),
-        "windows": _windows(store),
+        "windows": dict(Counter(w.text for w in store.windows if w).most_common()),
         "arrays": [(spec.name, spec.dtype, spec.shape) for spec in store.arrays],
         "root_sha256": store.root_sha256,
         "size_bytes": store.size_bytes(),
@@ -117,7 +117,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "a video": ", ".join(arrays),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
-        **({"windows": content["windows"]} if content["windows"] else {}),
+        **({"windows": _windows(content["windows"])} if content["windows"] else {}),
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"
         f" ({_counted(content['captions_by_split'])}){_text_length(header)}",
         "failures": _counted(content["failures_by_reason"]),
@@ -128,13 +128,11 @@ def _lines(content: dict[str, Any]) -> list[str]:
     return [f"{name:<12} {value}" for name, value in lines.items()]
 
 
-def _windows(store: "RawStore") -> str:
-    """How many videos are parts of their files, and of which seconds."""
-    counts = Counter(window.text for window in store.windows if window)
-    commonest = ", ".join(text for text, _ in counts.most_common(_WINDOWS_SHOWN))
+def _windows(counts: dict[str, int]) -> str:
+    """``5 videos are seconds 0:31 of their files``: how many are parts, and which parts."""
+    commonest = ", ".join(list(counts)[:_WINDOWS_SHOWN])
     more = f" and {len(counts) - _WINDOWS_SHOWN} others" if len(counts) > _WINDOWS_SHOWN else ""
-    num_videos = counts.total()
-    return f"{num_videos} videos are seconds {commonest}{more} of their files" if counts else ""
+    return f"{sum(counts.values())} videos are seconds {commonest}{more} of their files"
 
 
 def _text_length(header: dict[str, Any]) -> str:
