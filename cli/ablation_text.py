@@ -94,6 +94,8 @@ def print_tables(ablation: Ablation, outcomes: "Sequence[Outcome]", *, as_json: 
         if as_json:
             print_json_line({"event": "table", **_json(ablation, table, rows)})
             continue
+        facts = ablation.facts
+        print_line(f"{facts['protocol']}, split {facts['split']}{_counts(rows)}")
         _print_table(table, rows)
         for line in _remarks(ablation, rows):
             print_line(line)
@@ -248,11 +250,15 @@ def _chosen_on_it(rows: "Sequence[RowResult]") -> list[str]:
 
 
 def _counts(rows: "Sequence[RowResult]") -> str:
-    """`` (32 videos, 160 captions)``; nothing before the first result."""
+    """`` (32 of 40 videos, 160 of 200 captions)``; nothing before the first result."""
     reports = [result.report for row in rows for result in row.results]
     if not reports:
         return ""
-    return f" ({reports[0]['num_videos']} videos, {reports[0]['num_captions']} captions)"
+    videos, captions = (
+        f"{reports[0][f'num_{what}']} of {reports[0][f'num_{what}_listed']} {what}"
+        for what in ("videos", "captions")
+    )
+    return f" ({videos}, {captions})"
 
 
 def _line(cells: Sequence[str]) -> str:

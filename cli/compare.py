@@ -66,8 +66,8 @@ def compare(
     )
     found = compare_heads(first, second, resampling=resampling, num_permutations=permutations)
     print_line(
-        f"{found.protocol}, split {split}: {found.num_videos} videos, {found.num_captions} "
-        f"captions. A: {run_a}. B: {run_b}"
+        f"{found.protocol}, split {split}: {found.num_videos} of {found.num_videos_listed} videos, "
+        f"{found.num_captions} of {found.num_captions_listed} captions. A: {run_a}. B: {run_b}"
     )
     print_table(comparison_table(found))
     print_line(footnote(found))

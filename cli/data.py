@@ -81,16 +81,20 @@ def _lines(
         yield from (f"  {remark}" for remark in _remarks(each))
     if not is_whole:
         yield f"Where to get them: {benchmark.source}"
-    if benchmark.remark:
-        yield benchmark.remark
-    yield (
-        f"Papers take {benchmark.num_frames} frames and cut texts at {benchmark.num_words} tokens "
-        "(here: at the encoder's own limit):"
-    )
+    if benchmark.read_cuts:
+        yield "Clips of whole videos, found by the name of those: --clip-window annotated."
+    yield f"Papers take {_preset_text(benchmark)}, and so does:"
     yield (
         f"  muse extract --dataset {name} --root {shlex.quote(printable(root))} "
-        f"--split {_usual_splits(found)} --num-frames {benchmark.num_frames} --out {name}.store"
+        f"--split {_usual_splits(found)} --out {name}.store"
     )
+
+
+def _preset_text(benchmark: "Benchmark") -> str:
+    length = benchmark.text_length
+    texts = f" and cut texts at {length} tokens" if length else ""
+    window = f" of seconds {benchmark.window.text}" if benchmark.window else ""
+    return f"{benchmark.sampling.num_frames} frames{window}{texts}"
 
 
 def _headline(each: "SplitInventory") -> str:

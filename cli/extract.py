@@ -81,12 +81,36 @@ def extract(
             help="openclip:MODEL/PRETRAINED (a tag or a file), openclip:muse-nano, or conse."
         ),
     ] = "openclip:ViT-B-32-quickgelu/openai",
-    num_frames: Annotated[int, typer.Option(help="T, the most frames a video.")] = 12,
+    num_frames: Annotated[
+        int | None,
+        typer.Option(help="T, the most frames a video.", show_default="12; of --dataset, its own"),
+    ] = None,
     sampling: Annotated[
-        SamplingFlag,
-        typer.Option(help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts."),
-    ] = SamplingFlag.fps,
-    fps: Annotated[float, typer.Option(help="Frames a second of --sampling fps.")] = 1.0,
+        SamplingFlag | None,
+        typer.Option(
+            help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts.",
+            show_default="fps; of --dataset, its own",
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of --sampling fps.", show_default="1")
+    ] = None,
+    clip_window: Annotated[
+        str | None,
+        typer.Option(
+            help="Seconds of each file, such as 0:31; none; preset: what papers look at (DiDeMo "
+            "0:31), or --captions' columns start, end; annotated: clips of whole videos.",
+            show_default="preset",
+        ),
+    ] = None,
+    text_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens at which captions are cut, start and end included; 0 for the encoder's "
+            "limit.",
+            show_default="the encoder's limit; of --dataset, its own",
+        ),
+    ] = None,
     views: Annotated[
         str,
         typer.Option(
@@ -157,20 +181,28 @@ def extract(
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
     from muse.cli.forecast import RunForecast
+    from muse.cli.preset import AskedSettings, settings_of
     from muse.cli.progress import ExtractReporter, interruptible
     from muse.pipeline.decoding.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig
     from muse.pipeline.extract import extract as run_extract
-    from muse.pipeline.header import Sampling
     from muse.pipeline.redo import FailureLimit, RedoRules
     from muse.pipeline.schedule import Workers
     from muse.pipeline.views import parse_views
 
+    asked = AskedSettings(
+        sampling=sampling.value if sampling else None,
+        num_frames=num_frames,
+        fps=fps,
+        text_length=text_length,
+    )
+    settings = settings_of(asked, dataset=dataset.value if dataset else None, out=out)
     config = ExtractConfig(
         out=out,
         encoder=absolute_spec(encoder),
-        sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
+        sampling=settings.sampling,
+        text_length=settings.text_length,
         views=parse_views(views),
         engine=engine.value,
         ray_address=ray_address,
@@ -196,7 +228,7 @@ def extract(
             ),
         ),
     )
-    listing = _listing(folder, captions, dataset, root, split)
+    listing = _listing(folder, captions, dataset, root, split, clip_window, out=out)
     if plan:
         _plan(config, listing, as_json=json_lines)
         return
@@ -233,20 +265,28 @@ def _listing(
     dataset: DatasetFlag | None,
     root: Path | None,
     split: str | None,
+    clip_window: str | None,
+    *,
+    out: str,
 ) -> "Listing":
+    from muse.cli.preset import with_preset_window
     from muse.pipeline.datasets.benchmark import list_benchmark
     from muse.pipeline.datasets.folder import list_folder
+    from muse.pipeline.window import parse_clip_window
 
+    window = parse_clip_window(clip_window or "preset")
     if dataset is not None:
         _refuse(with_dataset=("FOLDER", folder), and_=("--captions", captions))
         if root is None:
             raise UsageError(f"--dataset {dataset} needs --root DIR, where its files are.")
-        return list_benchmark(dataset.value, root, _names(split or "test"))
+        splits = _names(split or "test")
+        listing = list_benchmark(dataset.value, root, splits, clip_window=window)
+        return listing if clip_window else with_preset_window(listing, dataset.value, out=out)
     if folder is None:
         raise UsageError("nothing to extract: name a FOLDER of videos, or a --dataset.")
     if split or root:
         raise UsageError("--root and --split go with --dataset; a FOLDER takes all splits.")
-    return list_folder(folder, captions)
+    return list_folder(folder, captions, clip_window=window)
 
 
 def _refuse(*, with_dataset: tuple[str, object], and_: tuple[str, object]) -> None:

@@ -33,6 +33,7 @@ def search(
     """Print the videos nearest to a text."""
     import numpy as np
 
+    from muse.cli.report import print_line
     from muse.errors import StoreError, UsageError
     from muse.head.evaluate import embed_videos, open_head, rank_videos
 
@@ -53,6 +54,10 @@ def search(
     videos = embed_videos(opened, rows, opened_head, device=where)
     found = rank_videos(text_embedding, videos, k)
     ids = [opened.video_ids[rows[answer.place]] for answer in found]
+    if not as_json:
+        print_line(
+            f"{opened.header.protocol}: {len(rows)} of {len(opened.video_ids)} videos searched"
+        )
     print_answers(ids, [answer.cosine for answer in found], as_json=as_json)
 
 
@@ -69,7 +74,8 @@ def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
     require_same_encoder(encoder.info, info, what="the encoder at hand")
     if store.header.golden is not None:
         require_same_text(encoder, store.header.golden, what=store.location)
-    return torch.from_numpy(encoder.encode_texts([text])[0]).float()
+    embedding = encoder.encode_texts([text], store.header.text_length)[0]
+    return torch.from_numpy(embedding).float()
 
 
 def print_answers(ids: list[str], cosines: list[float], *, as_json: bool) -> None:

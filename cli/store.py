@@ -9,6 +9,8 @@ import typer
 from muse.cli.flags import StoreArgument
 from muse.cli.progress import counts_text
 
+_WINDOWS_SHOWN = 3
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -92,6 +94,7 @@ def _describe(store: "RawStore") -> dict[str, Any]:
         "captions_by_split": dict(sorted(splits.items())),
         "failures_by_reason": _by_reason(failed),
         "skipped_by_reason": _by_reason(skipped),
+        "windows": dict(Counter(w.text for w in store.windows if w).most_common()),
         "arrays": [(spec.name, spec.dtype, spec.shape) for spec in store.arrays],
         "root_sha256": store.root_sha256,
         "size_bytes": store.size_bytes(),
@@ -114,14 +117,26 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "a video": ", ".join(arrays),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
+        **({"windows": _windows(content["windows"])} if content["windows"] else {}),
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"
-        f" ({_counted(content['captions_by_split'])})",
+        f" ({_counted(content['captions_by_split'])}){_text_length(header)}",
         "failures": _counted(content["failures_by_reason"]),
         "skipped": _counted(content["skipped_by_reason"]),
         "fingerprint": header["fingerprint"],
         "root": content["root_sha256"],
     }
     return [f"{name:<12} {value}" for name, value in lines.items()]
+
+
+def _windows(counts: dict[str, int]) -> str:
+    """``5 videos are seconds 0:31 of their files``: how many are parts, and which parts."""
+    commonest = ", ".join(list(counts)[:_WINDOWS_SHOWN])
+    more = f" and {len(counts) - _WINDOWS_SHOWN} others" if len(counts) > _WINDOWS_SHOWN else ""
+    return f"{sum(counts.values())} videos are seconds {commonest}{more} of their files"
+
+
+def _text_length(header: dict[str, Any]) -> str:
+    return f", cut at {header['text_length']} tokens" if "text_length" in header else ""
 
 
 def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:

@@ -113,6 +113,7 @@ def _diff_lines(found: "StoreDiff") -> list[str]:
     for words, names in (
         ("videos only in the first", found.only_left),
         ("videos only in the second", found.only_right),
+        ("videos of other seconds of their files", found.windows),
         ("videos of which other frames were decoded", found.timestamps),
     ):
         if names:

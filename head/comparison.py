@@ -112,6 +112,10 @@ class Comparison:
     split: str
     num_videos: int
     num_captions: int
+    num_videos_listed: int
+    """Videos of the split; those without features are in no number."""
+    num_captions_listed: int
+    """Captions of the split."""
     text_to_video: tuple[Difference, ...]
     """In the order of `NAMES`."""
     video_to_text: tuple[Difference, ...]
@@ -126,6 +130,8 @@ class Comparison:
         directions = {"text_to_video": self.text_to_video, "video_to_text": self.video_to_text}
         return {
             **{name: getattr(self, name) for name in names},
+            "num_videos_listed": self.num_videos_listed,
+            "num_captions_listed": self.num_captions_listed,
             "tie_rule": self.tie_rule,
             "v2t_rule": self.v2t_rule,
             "bootstrap": self.resampling.as_json(),
@@ -194,6 +200,8 @@ def compare_heads(
         split=selection.split,
         num_videos=num_videos,
         num_captions=len(selection.caption_rows_Q),
+        num_videos_listed=selection.num_videos_listed,
+        num_captions_listed=selection.num_captions_listed,
         text_to_video=to_video,
         video_to_text=to_text,
         resampling=resampling,

@@ -48,6 +48,8 @@ class StoreDiff:
     only_right: tuple[str, ...]
     captions_only_left: int
     captions_only_right: int
+    windows: tuple[str, ...]
+    """Ids of videos that are other parts of their files."""
     states: tuple[tuple[str, str, str], ...]
     """(video id, state left, state right), such as ``ok`` and ``failed: timeout``."""
     timestamps: tuple[str, ...]
@@ -63,6 +65,7 @@ class StoreDiff:
             self.fields,
             self.only_left,
             self.only_right,
+            self.windows,
             self.states,
             self.timestamps,
             self.features,
@@ -98,6 +101,9 @@ def diff_stores(left: RawStore, right: RawStore, *, max_videos: int | None = Non
         only_right=tuple(i for i in right.video_ids if i not in rows_left),
         captions_only_left=(captions[0] - captions[1]).total(),
         captions_only_right=(captions[1] - captions[0]).total(),
+        windows=tuple(
+            i for i in common if left.windows[rows_left[i]] != right.windows[rows_right[i]]
+        ),
         states=tuple(
             (i, states[0][i], states[1][i]) for i in common if states[0][i] != states[1][i]
         ),

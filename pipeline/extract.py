@@ -47,6 +47,7 @@ from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
 
 EngineName = Literal["ray", "local"]
+MIN_TEXT_LENGTH = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,8 @@ class ExtractConfig:
     """Which instants of a video are looked at."""
     views: tuple[str, ...] = ("tokens",)
     """What is kept of each video (`muse.pipeline.views`)."""
+    text_length: int | None = None
+    """Tokens at which captions are cut, start and end included; None: at the encoder's limit."""
     engine: EngineName = "ray"
     """Both write the same bytes."""
     ray_address: str | None = None
@@ -90,6 +93,11 @@ class ExtractConfig:
         for name in ("shard_size", "batch_videos"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: at least 1 is needed")
+        if self.text_length is not None and self.text_length < MIN_TEXT_LENGTH:
+            raise UsageError(
+                f"text_length {self.text_length}: at least {MIN_TEXT_LENGTH} tokens, which are a "
+                "text's start, one token and its end"
+            )
         if self.engine not in ("ray", "local"):
             raise UsageError(f"engine {self.engine!r}: choose ray or local")
 
@@ -199,6 +207,7 @@ def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
         views=config.views,
+        text_length=config.text_length,
     )
     return rows_of_continued_store(
         store, listing, append=config.append, finds_duplicates=config.finds_duplicates
@@ -233,6 +242,7 @@ def _bring_up(
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
         views=config.views,
+        text_length=config.text_length,
         golden=golden,
         versions=package_versions(),
     )

@@ -122,6 +122,8 @@ class StoreHeader:
     """Over the ids of the videos and over the captions, in row order."""
     views: tuple[str, ...] = ("tokens",)
     """What is kept of each video, by the names that ``--views`` takes (`muse.pipeline.views`)."""
+    text_length: int | None = None
+    """Tokens at which captions are cut, start and end included; None: at the encoder's limit."""
     golden: Golden | None = None
     """None in stores that tests make without an encoder."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
@@ -141,8 +143,11 @@ class StoreHeader:
         return hash_of_json(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``store.json``."""
-        return {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        """The content of ``store.json``; a text length is in it only where there is one."""
+        content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        if self.text_length is None:
+            del content["text_length"]
+        return content
 
 
 def header_from_json(content: object, *, source: str) -> StoreHeader:

@@ -8,7 +8,7 @@ and of videos only whether two files have the same bytes.
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from muse.errors import IncompatibleStoreError, ManifestError
 from muse.pipeline.records import Caption, Listing, VideoRef
 from muse.pipeline.sealed_json import hash_of_json
 from muse.pipeline.sources import first_with_same_bytes
+from muse.pipeline.window import FRAGMENT, Window
 
 if TYPE_CHECKING:
     from muse.pipeline.store_zarr import ZarrStore
@@ -36,9 +37,9 @@ class ListedRows:
 
     @property
     def sha256(self) -> str:
-        """Of the ids and captions in row order; where the files lie does not enter."""
+        """Of ids, windows and captions in row order; where the files lie does not enter."""
         captions = [caption.hashed for caption in self.captions]
-        return hash_of_json([[video.video_id for video in self.videos], captions])
+        return hash_of_json([[video.hashed for video in self.videos], captions])
 
 
 def sorted_listing(listing: Listing) -> Listing:
@@ -90,13 +91,19 @@ def rows_of_continued_store(
         finds_duplicates: Whether new files are compared with all others.
 
     Raises:
-        IncompatibleStoreError: If the listing is another one and ``append`` is False.
+        IncompatibleStoreError: If the listing is another one and ``append`` is False, or a video
+            of the store has another window in it.
     """
     listing = _under_known_ids(listing, store)
     path_of = {video.video_id: video.path for video in listing.videos}
+    window_of = dict(zip(store.video_ids, store.windows, strict=True))
+    _refuse_other_windows(store, listing, window_of)
     known = ListedRows(
         protocol=store.header.protocol,
-        videos=tuple(VideoRef(video_id=i, path=path_of.get(i)) for i in store.video_ids),
+        videos=tuple(
+            VideoRef(video_id=i, path=path_of.get(i), window=window)
+            for i, window in window_of.items()
+        ),
         duplicate_of=tuple(store.duplicate_of),
         captions=tuple(store.captions),
     )
@@ -124,7 +131,8 @@ def _grown(
     listed = [*known.videos, *videos]
     first: Sequence[int | None] = [None] * len(listed)
     if finds_duplicates and videos:
-        first = first_with_same_bytes([video.path for video in listed])
+        paths, windows = [v.path for v in listed], [v.window for v in listed]
+        first = first_with_same_bytes(paths, windows)
     new = range(num_known, len(listed))
     order = [*range(num_known), *(i for i in new if first[i] is None)]
     order += [i for i in new if first[i] is not None]
@@ -144,6 +152,23 @@ def _grown(
             *sorted(captions, key=lambda caption: row_of[caption.video_id]),
         ),
     )
+
+
+def _refuse_other_windows(
+    store: "ZarrStore", listing: Listing, window_of: Mapping[str, Window | None]
+) -> None:
+    other = [v for v in listing.videos if v.window != window_of.get(v.video_id, v.window)]
+    if other:
+        first = other[0]
+        found, wanted = (
+            "the whole file" if window is None else f"--clip-window {window.text}"
+            for window in (window_of[first.video_id], first.window)
+        )
+        raise IncompatibleStoreError(
+            f"{store.location}: {len(other)} videos were made of other seconds of their files "
+            f"(first: {first.video_id!r}, made of {found}; this run has {wanted}). Repeat the "
+            "--clip-window it was made with, or choose another --out."
+        )
 
 
 def _require_finished(store: "ZarrStore", listed: Collection[str]) -> None:
@@ -166,7 +191,7 @@ def _under_known_ids(listing: Listing, store: "ZarrStore") -> Listing:
     """
     named = {video.video_id for video in listing.videos}
     waiting = set(_ids_without_file(store)) - named
-    bare_of = {i: PurePosixPath(i).with_suffix("").as_posix() for i in named - set(store.video_ids)}
+    bare_of = {i: _without_extension(i) for i in named - set(store.video_ids)}
     num_fitting = Counter(bare_of.values())
     id_of = {i: bare for i, bare in bare_of.items() if bare in waiting and num_fitting[bare] == 1}
     videos = (
@@ -180,6 +205,12 @@ def _under_known_ids(listing: Listing, store: "ZarrStore") -> Listing:
     return sorted_listing(
         Listing(protocol=listing.protocol, videos=tuple(videos), captions=tuple(captions))
     )
+
+
+def _without_extension(video_id: str) -> str:
+    """``a/walk#t=2,4`` of ``a/walk.mp4#t=2,4``."""
+    name, mark, seconds = video_id.partition(FRAGMENT)
+    return f"{PurePosixPath(name).with_suffix('').as_posix()}{mark}{seconds}"
 
 
 def _ids_without_file(store: "ZarrStore") -> Iterator[str]:

@@ -53,8 +53,8 @@ class VideoShard:
 
     @property
     def members_sha256(self) -> str:
-        """Over the ids."""
-        return hash_of_json([video.video_id for video in self.videos])
+        """Over the ids, and the windows where there are any."""
+        return hash_of_json([video.hashed for video in self.videos])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +93,7 @@ def header_of(
     shard_size: int,
     batch_videos: int,
     views: tuple[str, ...] = ("tokens",),
+    text_length: int | None = None,
     golden: Golden | None = None,
     versions: Mapping[str, str | None] | None = None,
 ) -> StoreHeader:
@@ -107,6 +108,7 @@ def header_of(
         batch_videos=batch_videos,
         listing_sha256=rows.sha256,
         views=views,
+        text_length=text_length,
         golden=golden,
         versions=dict(versions or {}),
     )
@@ -120,6 +122,7 @@ def require_same_settings(
     shard_size: int,
     batch_videos: int,
     views: tuple[str, ...],
+    text_length: int | None = None,
 ) -> None:
     """Nothing, if a run with these settings may go on with a store.
 
@@ -133,6 +136,7 @@ def require_same_settings(
         ("num_frames", header.sampling.num_frames, sampling.num_frames),
         ("fps", header.sampling.fps, sampling.fps),
         ("views", ",".join(header.views), ",".join(views)),
+        ("text_length", header.text_length, text_length),
         ("shard_size", header.shard_size, shard_size),
         ("batch_videos", header.batch_videos, batch_videos),
     )

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from muse.pipeline.window import Window
+
 Stage = Literal["listing", "decode", "encode"]
 FailureReason = Literal[
     "missing",  # listed, and no such file
@@ -27,10 +29,12 @@ FailureReason = Literal[
     "crashed",  # the decoding process died
     "timeout",  # the decoding process was killed after its time limit
     "out_of_memory",
+    "empty_window",  # no frame begins in the part of the file that was asked for
     "too_long",  # longer than --max-duration: skipped, not failed
 ]
 SKIP_REASONS: frozenset[str] = frozenset({"too_long"})
 FAILURE_REASONS: tuple[str, ...] = get_args(FailureReason)
+WINDOW_COLUMNS = ("start_seconds", "end_seconds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,37 @@ class VideoRef:
     """Unique in the listing; what captions refer to."""
     path: Path | None
     """The file, or None where the listing names a video that was not found."""
+    window: Window | None = None
+    """The part of the file that the video is; None for all of it."""
+
+    @property
+    def hashed(self) -> object:
+        """What a hash of it is taken of; without a window what it was before there were any."""
+        window = self.window
+        if window is None:
+            return self.video_id
+        return [self.video_id, window.start_seconds, window.end_seconds]
+
+
+def window_columns(windows: Sequence[Window | None]) -> dict[str, list[float | None]]:
+    """Starts and ends as a table has them, by row; no columns where no video has a window."""
+    if not any(windows):
+        return {}
+    return {
+        name: [None if window is None else getattr(window, name) for window in windows]
+        for name in WINDOW_COLUMNS
+    }
+
+
+def windows_of_columns(
+    columns: Mapping[str, Sequence[float | None]], num_rows: int
+) -> list[Window | None]:
+    """The windows that `window_columns` was given."""
+    starts, ends = (columns.get(name, [None] * num_rows) for name in WINDOW_COLUMNS)
+    return [
+        None if start is None or end is None else Window(start_seconds=start, end_seconds=end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def printable(path: Path | None) -> str:

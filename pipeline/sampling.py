@@ -11,6 +11,39 @@ from numpy.typing import NDArray
 
 from muse.errors import UsageError
 from muse.pipeline.header import Sampling
+from muse.pipeline.window import Window
+
+_ROUNDING_SECONDS = 5e-7  # of time bases such as 1001/30000
+
+
+def sampled_frames(
+    frame_seconds: NDArray[np.float64],
+    duration_seconds: float,
+    sampling: Sampling,
+    *,
+    window: Window | None = None,
+) -> NDArray[np.intp]:
+    """Which frames of a video a sampling policy takes.
+
+    Args:
+        frame_seconds: (F,) time at which each frame begins, ascending, F >= 1.
+        duration_seconds: Up to the end of the last frame.
+        sampling: The policy.
+        window: Only frames that begin within it are taken, as if it were the whole video.
+
+    Returns:
+        (m,) indices into ``frame_seconds``, strictly increasing, m <= T; none of them where no
+        frame begins within the window.
+    """
+    if window is None:
+        return shown_frames(instants(duration_seconds, sampling), frame_seconds)
+    start, end = window.start_seconds, window.end_seconds
+    first, stop = np.searchsorted(frame_seconds, np.array([start, end]) - _ROUNDING_SECONDS)
+    seconds = min(end, duration_seconds) - start
+    if first == stop or seconds <= 0:
+        return np.empty(0, np.intp)
+    within = shown_frames(start + instants(seconds, sampling), frame_seconds[first:stop])
+    return within + int(first)
 
 
 def instants(duration_seconds: float, sampling: Sampling) -> NDArray[np.float64]:
@@ -68,6 +101,5 @@ def shown_frames(
         (m,) indices into ``frame_seconds``, strictly increasing, m <= n: two instants that fall
         on one frame of a short video give it once, so that nothing is repeated in silence.
     """
-    # Half a microsecond forgives the rounding of time bases such as 1001/30000.
-    latest = np.searchsorted(frame_seconds, instants_seconds + 5e-7, side="right") - 1
+    latest = np.searchsorted(frame_seconds, instants_seconds + _ROUNDING_SECONDS, side="right") - 1
     return np.unique(np.clip(latest, 0, None))

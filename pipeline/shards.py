@@ -104,7 +104,9 @@ class ShardEncoder:
         for start in range(0, len(wanted), TEXTS_PER_BATCH):
             batch = wanted[start : start + TEXTS_PER_BATCH]
             texts = [text for _, text in batch]
-            embeddings[[place for place, _ in batch]] = self._encoder.encode_texts(texts)
+            embeddings[[place for place, _ in batch]] = self._encoder.encode_texts(
+                texts, store.header.text_length
+            )
         seconds = {"wait": 0.0, "encode": time.perf_counter() - started}
         return store.write_caption_shard(shard, embeddings, seconds=_rounded(seconds))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from muse.pipeline.records import SourceFile
+from muse.pipeline.window import Window
 
 ChangeTest = Literal["stat", "content"]
 
@@ -28,16 +29,19 @@ def source_of(path: Path, *, wants_sha256: bool = False) -> SourceFile | None:
     return SourceFile(size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256)
 
 
-def first_with_same_bytes(paths: Sequence[Path | None]) -> list[int | None]:
+def first_with_same_bytes(
+    paths: Sequence[Path | None], windows: Sequence[Window | None] | None = None
+) -> list[int | None]:
     """For each file the place of the first one with the same bytes before it, or None.
 
-    Only files of equal size are read.
+    Only files of equal size are read, and files of which other parts are wanted are not compared.
     """
-    places_of: dict[int, list[int]] = defaultdict(list)
-    for place, path in enumerate(paths):
+    windows = windows or [None] * len(paths)
+    places_of: dict[tuple[int, Window | None], list[int]] = defaultdict(list)
+    for place, (path, window) in enumerate(zip(paths, windows, strict=True)):
         source = source_of(path) if path else None
         if source and source.size_bytes:
-            places_of[source.size_bytes].append(place)
+            places_of[source.size_bytes, window].append(place)
     first: list[int | None] = [None] * len(paths)
     for places in places_of.values():
         if len(places) > 1:

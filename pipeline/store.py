@@ -20,6 +20,7 @@ from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.storage.files import open_storage
 from muse.pipeline.views import ArraySpec
+from muse.pipeline.window import Window
 
 HEADER_FILE = "store.json"
 FORECAST_FILE = "forecast.json"
@@ -146,6 +147,11 @@ class RawStore(FeatureStore, Protocol):
     @property
     def arrays(self) -> tuple[ArraySpec, ...]:
         """What is kept of each video."""
+        ...
+
+    @property
+    def windows(self) -> Sequence[Window | None]:
+        """For each video the part of its file that it is; None for all of it."""
         ...
 
     def read_features(self, row: int) -> ClipFeatures:

@@ -32,7 +32,14 @@ from muse.pipeline.receipts import (
     receipt_name,
     write_receipt,
 )
-from muse.pipeline.records import ClipFeatures, Failure, SourceFile, caption_columns, printable
+from muse.pipeline.records import (
+    ClipFeatures,
+    Failure,
+    SourceFile,
+    caption_columns,
+    printable,
+    window_columns,
+)
 from muse.pipeline.sealed_json import sealed_bytes
 from muse.pipeline.sources import source_of
 from muse.pipeline.storage.files import Storage, open_storage
@@ -269,6 +276,8 @@ def _tables(rows: ListedRows, known_paths: Sequence[str]) -> dict[str, dict[str,
         "path": pa.array(paths, pa.string()),
         "duplicate_of": pa.array(rows.duplicate_of, pa.int64()),
     }
+    for name, seconds in window_columns([video.window for video in rows.videos]).items():
+        videos[name] = pa.array(seconds, pa.float64())
     captions = {
         name: pa.array(texts, pa.string()) for name, texts in caption_columns(rows.captions).items()
     }

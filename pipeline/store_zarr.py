@@ -20,17 +20,20 @@ from muse.pipeline.feature_rows import FEATURES_FOLDER, FeatureRows
 from muse.pipeline.header import StoreHeader, header_from_json
 from muse.pipeline.receipts import Receipt, ReceiptKind, read_receipts
 from muse.pipeline.records import (
+    WINDOW_COLUMNS,
     Caption,
     ClipFeatures,
     ClipTokens,
     Failure,
     SourceFile,
     captions_of_columns,
+    windows_of_columns,
 )
 from muse.pipeline.sealed_json import hash_of_json, unsealed
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
 from muse.pipeline.views import ArraySpec
+from muse.pipeline.window import Window
 
 VIDEOS_FILE = "videos.parquet"
 CAPTIONS_FILE = "captions.parquet"
@@ -89,6 +92,13 @@ class ZarrStore:
     def video_paths(self) -> Sequence[str]:
         """Where each video lay when it was listed; empty where it was missing."""
         return self._column(VIDEOS_FILE, "path", self.header.num_videos)
+
+    @cached_property
+    def windows(self) -> Sequence[Window | None]:
+        """For each video the part of its file that it is; None for all of it."""
+        num_rows = self.header.num_videos
+        columns = self._columns(VIDEOS_FILE, ("video_id",), num_rows, optional=WINDOW_COLUMNS)
+        return windows_of_columns(columns, num_rows)
 
     @cached_property
     def duplicate_of(self) -> Sequence[int | None]:
@@ -197,6 +207,8 @@ class ZarrStore:
             name: getattr(self.header, name)
             for name in ("fingerprint", "views", "shard_size", "batch_videos", "listing_sha256")
         }
+        if self.header.text_length is not None:
+            header["text_length"] = self.header.text_length
         receipts = [*self.video_receipts, *self.caption_receipts]
         return hash_of_json([header, [receipt.lasting_part() for receipt in receipts]])
 

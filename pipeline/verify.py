@@ -125,7 +125,10 @@ def _misplaced(store: ZarrStore) -> Iterator[Problem]:
     """Receipts whose rows or members are not those of the tables."""
     rows = ListedRows(
         protocol=store.header.protocol,
-        videos=tuple(VideoRef(video_id=video_id, path=None) for video_id in store.video_ids),
+        videos=tuple(
+            VideoRef(video_id=video_id, path=None, window=window)
+            for video_id, window in zip(store.video_ids, store.windows, strict=True)
+        ),
         duplicate_of=tuple(store.duplicate_of),
         captions=tuple(store.captions),
     )

@@ -152,8 +152,13 @@ def shown_videos(content: PageContent) -> list[VideoRef]:
 def _videos(store: FeatureStore, rows_V: NDArray[np.intp]) -> list[VideoRef]:
     """An exported file does not say where videos lay; a store does."""
     paths = store.video_paths if isinstance(store, ZarrStore) else ("",) * len(store.video_ids)
+    windows = store.windows if isinstance(store, ZarrStore) else (None,) * len(store.video_ids)
     return [
-        VideoRef(video_id=store.video_ids[row], path=Path(paths[row]) if paths[row] else None)
+        VideoRef(
+            video_id=store.video_ids[row],
+            path=Path(paths[row]) if paths[row] else None,
+            window=windows[row],
+        )
         for row in rows_V.tolist()
     ]
 

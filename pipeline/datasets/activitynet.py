@@ -17,6 +17,7 @@ from muse.pipeline.datasets.annotations import (
     texts_field,
 )
 from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.header import Sampling
 
 _PREFIX = "v_"
 _FILES = {
@@ -81,6 +82,6 @@ ACTIVITYNET = Benchmark(
     source="The captions release (captions.zip) of the dense-captioning project has the annotation "
     "files; the videos are asked for at activity-net.org.",
     file_names=_file_names,
-    num_frames=64,
-    num_words=64,
+    sampling=Sampling(num_frames=64),
+    text_length=64,
 )

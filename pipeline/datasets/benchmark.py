@@ -6,16 +6,21 @@ and which are missing is decided here, once for all.
 
 import csv
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from muse.errors import ManifestError
 from muse.pipeline.datasets.annotations import find_annotation
 from muse.pipeline.datasets.videos import VideoFolder
+from muse.pipeline.header import Sampling
 from muse.pipeline.records import Caption, Listing, VideoRef
+from muse.pipeline.window import ClipWindow, Window
 
 Texts = Iterable[tuple[str, list[str]]]  # (video id, its captions) as listed, repeats included
+
+
+_USUAL_SAMPLING = Sampling(kind="fps", fps=1.0, num_frames=12)  # CLIP4Clip, MUSE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +53,15 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """Where a clip lies in the video that it was cut from."""
+
+    whole: str
+    """Stem of that video's file."""
+    window: Window
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
     """A dataset with a published protocol."""
 
@@ -63,12 +77,15 @@ class Benchmark:
     """Stems under which users keep the video of an id."""
     read_axes: Callable[[Path], Mapping[str, str]] = lambda root: {}
     """root -> by video id, what its captions ask for, where the benchmark says."""
-    num_frames: int = 12
-    """Frames a video in the papers' set-up."""
-    num_words: int = 32
-    """Tokens a text in the papers' set-up."""
-    remark: str = ""
-    """What sets our reading apart from the papers', a sentence."""
+    sampling: Sampling = _USUAL_SAMPLING
+    """Of the papers' set-up; what `muse extract` takes where it isn't told otherwise."""
+    text_length: int | None = 32
+    """Likewise the tokens at which texts are cut; None for the encoder's own limit."""
+    window: Window | None = None
+    """The part of a file, as it is distributed, that papers look at; None for all of it."""
+    read_cuts: Callable[[Path, Iterable[str]], Mapping[str, Cut]] | None = None
+    """(root, ids) -> where each lies in a whole video, for who has those; None where files don't
+    tell."""
 
     def require_split(self, split: str) -> None:
         """Nothing, or a ManifestError where it has no such split."""
@@ -108,13 +125,18 @@ def benchmark_of(name: str) -> Benchmark:
     return benchmark
 
 
-def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
+def list_benchmark(
+    name: str, root: Path, splits: Iterable[str], *, clip_window: ClipWindow = "preset"
+) -> Listing:
     """The videos and captions of some splits of a benchmark.
 
     Args:
         name: One of `benchmarks`.
         root: Holds the annotation files and, at any depth, the videos.
         splits: One or more of the benchmark's, of which no two share a video.
+        clip_window: One for all videos; ``preset`` for what papers look at in files as they are
+            distributed; ``annotated`` to find each clip in the video that it was cut from;
+            ``none`` for whole files.
 
     Raises:
         ManifestError: If the name, a split or an annotation file is unknown, or no video is there.
@@ -134,16 +156,73 @@ def list_benchmark(name: str, root: Path, splits: Iterable[str]) -> Listing:
         for text in texts[video_id]
     ]
     ids = dict.fromkeys(video_id for texts in texts_of.values() for video_id in texts)
-    videos = tuple(VideoRef(video_id=i, path=find_video(folder, benchmark, i)) for i in ids)
+    videos = tuple(_refs(folder, benchmark, root, list(ids), clip_window))
     label = benchmark.label(chosen)
     if not videos:
         raise ManifestError(f"{root}: {label} has 0 videos in its files.")
     if not any(video.path for video in videos):
         raise ManifestError(
             f"{root}: none of the {len(videos)} videos of {label} is below it "
-            f"(first: {videos[0].video_id}). Name their folder. {benchmark.source}"
+            f"(first: {_looked_for(benchmark, root, videos[0].video_id, clip_window)}). Name "
+            f"their folder. {benchmark.source}"
         )
     return Listing(protocol=label, videos=videos, captions=tuple(captions))
+
+
+def _refs(
+    folder: VideoFolder,
+    benchmark: Benchmark,
+    root: Path,
+    ids: Sequence[str],
+    clip_window: ClipWindow,
+) -> Iterator[VideoRef]:
+    if clip_window == "annotated":
+        for video_id, cut in _cuts(benchmark, root, ids).items():
+            path = folder.find(cut.whole)
+            yield VideoRef(video_id=video_id, path=path, window=cut.window)
+        return
+    of_all = {"preset": benchmark.window, "none": None}
+    window = clip_window if isinstance(clip_window, Window) else of_all[clip_window]
+    for video_id in ids:
+        path = find_video(folder, benchmark, video_id)
+        yield VideoRef(video_id=video_id, path=path, window=window)
+
+
+def _looked_for(benchmark: Benchmark, root: Path, video_id: str, clip_window: ClipWindow) -> str:
+    if clip_window != "annotated":
+        return video_id
+    whole = _cuts(benchmark, root, [video_id])[video_id].whole
+    return f"{whole}, the whole video that {video_id} was cut from"
+
+
+def _cuts(benchmark: Benchmark, root: Path, ids: Iterable[str]) -> Mapping[str, Cut]:
+    if benchmark.read_cuts is None:
+        raise ManifestError(
+            f"--clip-window annotated: the files of {benchmark.title} don't say where clips lie in "
+            "whole videos. Write preset, none, or START:END in seconds."
+        )
+    try:
+        return benchmark.read_cuts(root, ids)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{root}: can't tell where the clips of {benchmark.title} lie in whole videos "
+            f"({type(error).__name__}: {error}). Write --clip-window preset, none, or START:END."
+        ) from error
+
+
+def cut_of_id(video_id: str) -> Cut:
+    """Of an id that tells it: ``abc_5_15`` is seconds 5 to 15 of ``abc``.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    whole, start, end = video_id.rsplit("_", 2)
+    return Cut(whole=whole, window=Window(start_seconds=float(start), end_seconds=float(end)))
+
+
+def cuts_of_ids(root: Path, ids: Iterable[str]) -> Mapping[str, Cut]:
+    """`cut_of_id` of each, for `Benchmark.read_cuts`."""
+    return {video_id: cut_of_id(video_id) for video_id in ids}
 
 
 def read_texts(benchmark: Benchmark, root: Path, split: str) -> list[tuple[str, list[str]]]:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse.errors import ManifestError
+from muse.pipeline.window import Window
 
 DEFAULT_SPLIT = "all"  # of captions that name none
-_ROW_COLUMNS = ("video", "caption", "split", "axis")
-_OBJECT_KEYS = ("video", "captions", "split", "axis")
+_ROW_COLUMNS = ("video", "caption", "split", "axis", "start", "end")
+_OBJECT_KEYS = ("video", "captions", "split", "axis", "start", "end")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,16 +32,18 @@ class CaptionRow:
     split: str
     axis: str = ""
     """What it asks for; empty where the file does not say."""
+    window: Window | None = None
+    """The part of the video that it describes; None where the file does not say."""
 
 
 def read_captions(file: Path) -> list[CaptionRow]:
     """All captions of a file, in its order.
 
     Args:
-        file: ``.csv`` with columns ``video,caption[,split][,axis]``, one row a caption; ``.json``
-            (a list) or ``.jsonl`` (a line each) of ``{"video", "captions": [...], "split",
-            "axis"}``, where ``axis`` is one name, or a list of one a caption; ``.parquet`` with
-            the columns of either.
+        file: ``.csv`` with columns ``video,caption[,split][,axis][,start,end]``, one row a caption;
+            ``.json`` (a list) or ``.jsonl`` (a line each) of ``{"video", "captions": [...],
+            "split", "axis", "start", "end"}``, where ``axis`` is one name, or a list of one a
+            caption; ``.parquet`` with the columns of either. ``start`` and ``end`` are seconds.
 
     Raises:
         ManifestError: If it can't be read, with file and row.
@@ -117,7 +120,7 @@ def _parquet(file: Path) -> Iterator[CaptionRow]:
 
 
 def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Iterator[CaptionRow]:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, Window | None], str] = {}
     for where, entry in entries:
         if not isinstance(entry, dict):
             raise ManifestError(f"{where}: expected an object, found {type(entry).__name__}.")
@@ -127,15 +130,16 @@ def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Iterator[Capt
             raise ManifestError(
                 f"{where}: captions is {type(captions).__name__}, expected a list of texts."
             )
-        if str(video) in seen:
+        window = _window(entry.get("start"), entry.get("end"), where=where)
+        if (str(video), window) in seen:
             raise ManifestError(
-                f"{where}: video {video!r} again, first in {seen[str(video)]}. "
+                f"{where}: video {video!r} again, first in {seen[str(video), window]}. "
                 "Put all its captions in one object."
             )
-        seen[str(video)] = where
+        seen[str(video), window] = where
         axes = _axes(entry.get("axis"), len(captions), where=where)
         for text, axis in zip(captions, axes, strict=True):
-            yield _row(video, text, split=entry.get("split"), axis=axis, where=where)
+            yield _row(video, text, split=entry.get("split"), axis=axis, window=window, where=where)
 
 
 def _axes(axis: object, num_captions: int, *, where: str) -> list[object]:
@@ -162,11 +166,31 @@ def _check_names(where: object, names: tuple[str, ...], *, known: tuple[str, ...
 
 
 def _row_of_record(record: Mapping[str, object], *, where: str) -> CaptionRow:
-    video, text, split, axis = (record.get(name) for name in _ROW_COLUMNS)
-    return _row(video, text, split=split, axis=axis, where=where)
+    video, text, split, axis, start, end = (record.get(name) for name in _ROW_COLUMNS)
+    window = _window(start, end, where=where)
+    return _row(video, text, split=split, axis=axis, window=window, where=where)
 
 
-def _row(video: object, text: object, *, split: object, axis: object, where: str) -> CaptionRow:
+def _window(start: object, end: object, *, where: str) -> Window | None:
+    """The part of a video between two cells; None where both are empty."""
+    if start in (None, "") and end in (None, ""):
+        return None
+    try:
+        return Window(start_seconds=_seconds(start), end_seconds=_seconds(end))
+    except (TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{where}: start is {start!r} and end {end!r}, expected seconds, both or neither "
+            f"({error})."
+        ) from error
+
+
+def _seconds(cell: object) -> float:
+    return float(cell)  # type: ignore[arg-type]  # what is no number raises
+
+
+def _row(
+    video: object, text: object, *, split: object, axis: object, window: Window | None, where: str
+) -> CaptionRow:
     if not isinstance(video, str) or not video.strip():
         raise ManifestError(f"{where}: video is {video!r}, expected the name of a file.")
     if not isinstance(text, str) or not text.strip():
@@ -180,4 +204,5 @@ def _row(video: object, text: object, *, split: object, axis: object, where: str
         text=text.strip(),
         split=split or DEFAULT_SPLIT,
         axis=(axis or "").strip(),
+        window=window,
     )

@@ -4,7 +4,7 @@ Files: ``train_data.json``, ``val_data.json``, ``test_data.json`` of LocalizingM
 there, ``train_list.txt`` and so on, which choose among them; or ``didemo_train_label.csv`` and so
 on (success, video_path, starts, ends, text, formatted_data), which have the paragraphs joined. Ids
 are matched on their stem, since the extension of a downloaded file often differs from the
-annotation's. Papers look at the first 31 s alone; our features are of the whole file.
+annotation's. Papers look at the first 31 s alone, since annotators saw no more, and so do we.
 """
 
 from collections import defaultdict
@@ -20,6 +20,8 @@ from muse.pipeline.datasets.annotations import (
     text_field,
 )
 from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.header import Sampling
+from muse.pipeline.window import Window
 
 
 def read_split(root: Path, split: str) -> Texts:
@@ -76,8 +78,7 @@ DIDEMO = Benchmark(
     source="The LocalizingMoments project has the JSON files in its folder data, and says where "
     "the videos are.",
     file_names=_file_names,
-    num_frames=64,
-    num_words=64,
-    remark="Papers look at seconds 0 to 31 of a file alone; muse samples the whole file. Cut "
-    "longer files beforehand.",
+    sampling=Sampling(num_frames=64),
+    text_length=64,
+    window=Window(start_seconds=0, end_seconds=31),
 )

@@ -5,11 +5,14 @@ Files: ``MSRVTT_data.json``, ``MSRVTT_train.9k.csv``, ``MSRVTT_train.7k.csv`` an
 1k-A test video the one that the test file gives it; 1k-A has no validation split. The full split
 (6,513 / 497 / 2,990 videos, 20 captions each) is ``MSRVTT_train.full.csv`` and so on where they are
 there, else what the JSON says of each video. Its test shares 1,990 videos with 1k-A's training.
+The JSON also has the seconds of the YouTube video that each clip was cut from.
 """
 
+import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from muse.pipeline.datasets.annotations import (
     annotation_file,
@@ -18,7 +21,8 @@ from muse.pipeline.datasets.annotations import (
     read_rows,
     text_field,
 )
-from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Cut, Size, Split, Texts
+from muse.pipeline.window import Window
 
 _SENTENCES = ("MSRVTT_data.json", "MSR_VTT.json")
 _TEST = ("MSRVTT_JSFUSION_test.csv",)
@@ -41,6 +45,20 @@ def read_split(root: Path, split: str) -> Texts:
         sentences[text_field(sentence, "video_id", where=where)].append(caption)
     ids = _listed_ids(root, split) or _ids_of_full(content["videos"], _FULL_NAMES[split])
     return [(video_id, sentences[video_id]) for video_id in ids]
+
+
+def read_cuts(root: Path, ids: Iterable[str]) -> Mapping[str, Cut]:
+    """Where each clip lies in its YouTube video, whose file has YouTube's id for a name."""
+    file = annotation_file(root, *_SENTENCES)
+    videos = {video["video_id"]: video for video in read_json(file)["videos"]}
+    return {video_id: _cut(videos[video_id]) for video_id in ids}
+
+
+def _cut(video: Mapping[str, Any]) -> Cut:
+    query = urllib.parse.urlsplit(video["url"]).query
+    (youtube_id,) = urllib.parse.parse_qs(query)["v"]
+    window = Window(start_seconds=float(video["start time"]), end_seconds=float(video["end time"]))
+    return Cut(whole=youtube_id, window=window)
 
 
 def _listed_ids(root: Path, split: str) -> list[str]:
@@ -78,6 +96,7 @@ MSRVTT = Benchmark(
         "test-full": _split(_FULL_FILES["test-full"], videos=2990, is_full=True),
     },
     read_split=read_split,
+    read_cuts=read_cuts,
     source="CLIP4Clip's msrvtt_data.zip has the annotation files; the Frozen-in-Time project's "
     "MSRVTT.zip the videos.",
 )

@@ -3,6 +3,7 @@
 Files: ``train_list.txt``, ``val_list.txt``, ``test_list.txt`` (1,200 / 100 / 670 ids) and either
 ``captions_msvd.json`` ({id: [captions]}), as X-Pool distributes them, or CLIP4Clip's
 ``raw-captions.pkl`` ({id: [[words]]}), of which plain values alone are read: it can run nothing.
+An id is ``<youtube>_<start>_<end>``, which tells where it lies in a whole video.
 """
 
 import pickle
@@ -17,7 +18,14 @@ from muse.pipeline.datasets.annotations import (
     read_lines,
     texts_field,
 )
-from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.datasets.benchmark import (
+    AnnotationFile,
+    Benchmark,
+    Size,
+    Split,
+    Texts,
+    cuts_of_ids,
+)
 
 _CAPTIONS = ("captions_msvd.json", "raw-captions.pkl")
 
@@ -62,5 +70,6 @@ MSVD = Benchmark(
         "test": _split("test", Size(num_videos=670, num_captions=27763)),
     },
     read_split=read_split,
+    read_cuts=cuts_of_ids,
     source="CLIP4Clip's msvd_data.zip has the lists and captions; YouTubeClips.tar the videos.",
 )

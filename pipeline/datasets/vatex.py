@@ -15,7 +15,14 @@ from muse.pipeline.datasets.annotations import (
     read_lines,
     texts_field,
 )
-from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Size, Split, Texts
+from muse.pipeline.datasets.benchmark import (
+    AnnotationFile,
+    Benchmark,
+    Size,
+    Split,
+    Texts,
+    cuts_of_ids,
+)
 
 _CAPTIONS = ("vatex_data.json",)
 _CAPTIONS_EACH = 10
@@ -54,6 +61,7 @@ VATEX = Benchmark(
         "test-sec": _split("test-sec", 1500),
     },
     read_split=read_split,
+    read_cuts=cuts_of_ids,
     source="CLIP2Video has the lists and vatex_data.json; the clips are cut from Kinetics-600 or "
     "YouTube by the times in their ids.",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from muse.errors import ManifestError, UsageError
 from muse.pipeline.datasets.annotations import annotation_file
 from muse.pipeline.datasets.benchmark import AnnotationFile, Benchmark, Split, Texts
+from muse.pipeline.header import Sampling
 from muse.pipeline.world.things import SPLITS
 from muse.pipeline.world.world import CAPTION_COLUMNS, CAPTIONS_FILE, WORLD_FILE, read_world
 
@@ -61,6 +62,7 @@ WORLD = Benchmark(
     read_split=read_split,
     source="`muse world make` writes a world's files and videos.",
     read_axes=read_axes,
-    num_frames=8,
+    sampling=Sampling(kind="uniform", num_frames=8),
+    text_length=None,
 )
 """Compositions of the test split are in no other; see `muse.pipeline.world.things`."""

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
 from muse.pipeline.decoding.picture import upright, without_far_ends
+from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
 from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
 from muse.pipeline.decoding.video_file import existing_file, readable_bytes
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, FailureReason, VideoRef
-from muse.pipeline.sampling import instants, shown_frames
+from muse.pipeline.window import Window
 
 _PYAV = int(av.__version__.partition(".")[0])
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
@@ -46,7 +47,8 @@ def decode_clip(
     """The sampled frames of one video, cropped to an encoder's input.
 
     Args:
-        video: A still image counts as a video of one frame, whatever its name says.
+        video: A still image counts as a video of one frame, whatever its name says. Of one with
+            a window only the frames that begin within it are looked at.
         sampling: Which instants are looked at.
         preprocessing: The encoder's.
         max_duration_seconds: A longer video is refused before any of its frames is decoded.
@@ -56,36 +58,33 @@ def decode_clip(
     """
     path = existing_file(video)
     timeline = read_timeline(path)
-    _require_at_most(max_duration_seconds, timeline, path)
+    require_at_most(max_duration_seconds, timeline, path)
     try:
-        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing)
+        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing, video.window)
     except _LateStartError as late:
         timeline = timeline.from_frame(late.first)
-        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing)
+        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing, video.window)
     return Clip(
         video_id=video.video_id, frames_THWC=frames_THWC, pts_seconds_T=timeline.seconds[wanted]
     )
 
 
 def _sampled(
-    path: Path, timeline: Timeline, sampling: Sampling, preprocessing: Preprocessing
+    path: Path,
+    timeline: Timeline,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    window: Window | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """The frames (T', H, W, 3) and which of the timeline's they are, (T',)."""
-    wanted = shown_frames(instants(timeline.duration_seconds, sampling), timeline.seconds)
+    wanted = frames_to_take(timeline, sampling, window, path=path)
+    taken = set(wanted.tolist())
     frames = {  # some come twice, where the first walk's time stamps prove false
         index: crop_to_input(_rgb(frame), preprocessing)
-        for index, frame in _wanted_frames(path, timeline, wanted)
+        for index, frame in _wanted_frames(path, timeline, frames_to_walk(wanted, window))
+        if index in taken
     }
     return np.stack([frames[index] for index in wanted.tolist()]), wanted
-
-
-def _require_at_most(most_seconds: float | None, timeline: Timeline, path: Path) -> None:
-    if most_seconds is not None and timeline.duration_seconds > most_seconds:
-        raise DecodeError(
-            f"{path}: {timeline.duration_seconds:.1f} s long, more than --max-duration "
-            f"{most_seconds:g}. Raise the limit to take it.",
-            reason="too_long",
-        )
 
 
 def read_timeline(path: Path) -> Timeline:

@@ -42,8 +42,16 @@ class Encoder(Protocol):
         """
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """(B, D) embeddings of captions, not normalised."""
+    def encode_texts(
+        self, texts: Sequence[str], text_length: int | None = None
+    ) -> NDArray[np.float16]:
+        """(B, D) embeddings of captions, not normalised.
+
+        Args:
+            texts: The captions.
+            text_length: Tokens of the encoder's own tokenizer at which they are cut, those of
+                start and end included. None, and what is beyond it: the encoder's limit.
+        """
         ...
 
 

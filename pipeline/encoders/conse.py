@@ -106,9 +106,12 @@ class ConseEncoder:
         )
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """(B, 384) sentence embeddings of unit length."""
-        return as_float16(self._text_tower.embed(texts, device=self._device), what="captions")
+    def encode_texts(
+        self, texts: Sequence[str], text_length: int | None = None
+    ) -> NDArray[np.float16]:
+        """(B, 384) sentence embeddings of unit length; lengths are of MiniLM's word pieces."""
+        embeddings = self._text_tower.embed(texts, device=self._device, text_length=text_length)
+        return as_float16(embeddings, what="captions")
 
     @cached_property
     def _class_embeddings_CD(self) -> Tensor:
@@ -151,13 +154,13 @@ class _MiniLm:
         model.load_state_dict(_bert_weights(folder / "model.safetensors"))
         return cls(model, BertTokenizerFast.from_pretrained(str(folder), local_files_only=True))
 
-    def embed(self, texts: Sequence[str], *, device: str) -> Tensor:
+    def embed(self, texts: Sequence[str], *, device: str, text_length: int | None = None) -> Tensor:
         """(B, D) float32 of unit length."""
         encoded = self._tokenizer(
             list(texts),
             padding=True,  # a batch's members are fixed, so its longest caption is too
             truncation=True,
-            max_length=_MAX_TEXT_TOKENS,
+            max_length=min(text_length or _MAX_TEXT_TOKENS, _MAX_TEXT_TOKENS),
             return_tensors="pt",
         ).to(device)
         hidden = self.model(**encoded).last_hidden_state.float()

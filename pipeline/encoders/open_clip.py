@@ -76,10 +76,24 @@ class OpenClipEncoder:
         return {view: as_float16(tokens, what=f"view {view!r}") for view, tokens in maps.items()}
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
+    def encode_texts(
+        self, texts: Sequence[str], text_length: int | None = None
+    ) -> NDArray[np.float16]:
         """(B, D) embeddings of the end-of-text token, projected."""
-        tokens = self._tokenizer(list(texts)).to(self._device)
+        tokens = self._tokens(list(texts), text_length).to(self._device)
         return as_float16(self._model.encode_text(tokens), what="captions")
+
+    def _tokens(self, texts: list[str], text_length: int | None) -> Tensor:
+        """(B, context) token ids; a text that is not too long has those that it has uncut."""
+        full: Tensor = self._tokenizer(texts)
+        if text_length is None or text_length >= full.shape[1]:
+            return full
+        # CLIP4Clip cuts so too: the last of the kept tokens becomes the end's (its dataloaders).
+        cut: Tensor = self._tokenizer(texts, context_length=text_length)
+        is_long = (cut != full[:, :text_length]).any(dim=1)
+        full[is_long, :text_length] = cut[is_long]
+        full[is_long, text_length:] = self._tokenizer([""])[0, -1]  # what it fills up with
+        return full
 
     def _maps(self, pixels: Tensor, views: Sequence[str]) -> dict[str, Tensor]:
         """The maps of some views from one forward pass."""

@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader, header_from_json
-from muse.pipeline.records import Caption, Failure, SourceFile, captions_of_columns
+from muse.pipeline.records import (
+    WINDOW_COLUMNS,
+    Caption,
+    Failure,
+    SourceFile,
+    captions_of_columns,
+    windows_of_columns,
+)
 from muse.pipeline.views import ArraySpec
+from muse.pipeline.window import Window
 
 LAYOUT_VERSION = 1
 FAILURE_FIELDS = ("video_id", "path", "stage", "reason", "message")
@@ -39,6 +47,7 @@ class Hdf5Contents:
     embedding_place: int
     """Where the caption embeddings begin in the file."""
     video_ids: list[str]
+    windows: list[Window | None]
     has_features_N: NDArray[np.bool_]
     valid_NT: NDArray[np.bool_]
     pts_seconds_NT: NDArray[np.float64]
@@ -128,6 +137,7 @@ def _contents(reader: _Reader) -> Hdf5Contents:
         places={spec.name: _places(reader, spec, has_features_N) for spec in specs},
         embedding_place=_embedding_place(reader, header, has_embedding_Q),
         video_ids=reader.texts("videos/video_id", header.num_videos),
+        windows=_windows(reader, header.num_videos),
         has_features_N=has_features_N,
         valid_NT=reader.numbers("videos/valid", "bool", *times),
         pts_seconds_NT=reader.numbers("videos/pts_seconds", "float64", *times),
@@ -202,6 +212,15 @@ def _sources(reader: _Reader, num_videos: int) -> list[SourceFile | None]:
         None if size == ABSENT else SourceFile(size_bytes=size, mtime_ns=time, sha256=hash or None)
         for size, time, hash in columns
     ]
+
+
+def _windows(reader: _Reader, num_videos: int) -> list[Window | None]:
+    columns = {}
+    for name in WINDOW_COLUMNS:
+        if reader.has(f"videos/{name}"):
+            seconds = reader.numbers(f"videos/{name}", "float64", num_videos)
+            columns[name] = [None if np.isnan(second) else second for second in seconds.tolist()]
+    return windows_of_columns(columns, num_videos)
 
 
 def _captions(reader: _Reader, num_captions: int) -> list[Caption]:

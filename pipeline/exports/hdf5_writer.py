@@ -17,7 +17,7 @@ from muse.errors import StoreError
 from muse.pipeline.exports.hdf5_contents import ABSENT, FAILURE_FIELDS, LAYOUT_VERSION
 from muse.pipeline.exports.new_file import new_file
 from muse.pipeline.exports.patient_file import PatientFile
-from muse.pipeline.records import caption_columns
+from muse.pipeline.records import caption_columns, window_columns
 from muse.pipeline.store import RawStore
 from muse.pipeline.views import ArraySpec
 
@@ -81,6 +81,8 @@ def _write_tables(content: Any, store: RawStore) -> None:
     row_of = {video_id: row for row, video_id in enumerate(store.video_ids)}
     _write_texts(content, "videos/video_id", store.video_ids)
     content["videos/has_features"] = store.has_features_N
+    for name, seconds in window_columns(store.windows).items():
+        content[f"videos/{name}"] = np.array(seconds, np.float64)  # NaN for None
     content["failures/row"] = np.array([row_of[f.video_id] for f in store.failures], np.int64)
     for name in FAILURE_FIELDS:
         _write_texts(content, f"failures/{name}", [getattr(f, name) for f in store.failures])

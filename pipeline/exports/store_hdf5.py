@@ -19,6 +19,7 @@ from muse.pipeline.exports.hdf5_contents import Hdf5Contents, broken_file, read_
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.store import StoreCounts, counts_of, token_view_of
 from muse.pipeline.views import dequantise
+from muse.pipeline.window import Window
 
 _ALL_CAPTIONS_FROM = 16  # one in so many wanted: then all are read at once
 
@@ -37,6 +38,7 @@ class Hdf5Store:
         self.timestamps_sha256 = contents.timestamps_sha256
         self.arrays = contents.arrays
         self.video_ids: Sequence[str] = contents.video_ids
+        self.windows: Sequence[Window | None] = contents.windows
         self.captions: Sequence[Caption] = contents.captions
         self.failures: Sequence[Failure] = contents.failures
         self.has_features_N = contents.has_features_N

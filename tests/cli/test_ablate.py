@@ -36,6 +36,7 @@ FACTS = {
 def _outcome(folder: str, seed: int, recall: float) -> Outcome:
     numbers = {"R@1": recall, "R@5": 50.0, "R@10": 60.0, "MdR": 5.0, "MnR": 9.0}
     report = {"num_videos": 8, "num_captions": 16}
+    report |= {"num_videos_listed": 9, "num_captions_listed": 18}
     result = SeedResult(
         seed=seed,
         run=Path("run"),
@@ -72,7 +73,7 @@ def test_a_page_has_a_row_for_what_ran_what_failed_and_what_did_not_run(tmp_path
     assert _cells(page, "transformer")[1:] == ["failed", *["–"] * 10, "43.0"]
     assert _cells(page, "flash-attention")[1] == "not run yet"
     assert "- transformer, seed 1: failed. cuda ran out" in page
-    assert "(8 videos, 16 captions)" in page
+    assert "(8 of 9 videos, 16 of 18 captions)" in page
     assert "another setting" in page
     assert "muse ablate 'my store'" in page
 

@@ -94,6 +94,7 @@ def test_a_head_against_itself_shows_no_difference(muse: Muse, store: Path, tmp_
     file = tmp_path / "compared.json"
     outcome = muse("compare", store, "mean-pool", "mean-pool", "--json", file)
     assert (outcome.code, outcome.err) == (0, "")
+    assert "split test: 2 of 2 videos, 4 of 4 captions. A: mean-pool" in outcome.out
     assert outcome.out.count("no difference that 4 queries of 2 videos can show") == 4
     assert outcome.out.count("no difference that 2 queries can show") == 4
     content = json.loads(file.read_text())

@@ -32,7 +32,8 @@ def test_check_says_what_is_there_and_what_is_missing(muse: Muse, root: Path) ->
         "  1 videos missing: two\n",
         "  1 captions are equal to an earlier one\n",
         "Where to get them: CLIP4Clip's msvd_data.zip",
-        f"  muse extract --dataset msvd --root {root} --split test --num-frames 12",
+        f"  muse extract --dataset msvd --root {root} --split test --out msvd.store\n",
+        "Papers take 12 frames and cut texts at 32 tokens, and so does:\n",
     ):
         assert words in outcome.out, words
 
@@ -68,8 +69,7 @@ def test_check_of_a_folder_without_any_file_exits_with_3(muse: Muse, tmp_path: P
 
 def test_check_tells_the_frames_of_paragraph_benchmarks(muse: Muse, tmp_path: Path) -> None:
     out = muse("data", "check", "didemo", "--root", tmp_path).out
-    assert "--num-frames 64" in out
-    assert "seconds 0 to 31" in out
+    assert "Papers take 64 frames of seconds 0:31 and cut texts at 64 tokens" in out
 
 
 def test_check_of_an_unknown_split_or_folder_is_one_line(muse: Muse, root: Path) -> None:

@@ -59,6 +59,8 @@ def test_extract_train_evaluate_and_search_give_numbers(
     assert [answer["rank"] for answer in answers] == [1, 2, 3]
     cosines = [answer["cosine"] for answer in answers]
     assert cosines == sorted(cosines, reverse=True)
+    table = muse("search", store, "some text", "--head", run).out
+    assert table.startswith("folder: 6 of 6 videos searched\n")
 
 
 @pytest.mark.slow

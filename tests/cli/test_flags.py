@@ -19,6 +19,7 @@ from muse.cli.extract import (
     extract,
 )
 from muse.cli.flags import ScanFlag, TiesFlag, V2TFlag, ViewFlag
+from muse.cli.preset import AskedSettings, settings_of
 from muse.cli.train_flags import (
     AggregatorFlag,
     CaptionsFlag,
@@ -45,7 +46,7 @@ from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.encoders.setting import Precision
 from muse.pipeline.extract import EngineName, ExtractConfig
-from muse.pipeline.header import Sampling, SamplingKind
+from muse.pipeline.header import SamplingKind
 from muse.pipeline.redo import FailureLimit, RedoRules
 from muse.pipeline.schedule import Workers
 from muse.pipeline.sources import ChangeTest
@@ -68,14 +69,21 @@ def _fields(config: type) -> dict[str, object]:
 
 def test_defaults_of_extract_are_those_of_its_configs() -> None:
     flags = _defaults(extract)
-    sampling = _fields(Sampling)
-    wanted = {**_fields(ExtractConfig), **_fields(Workers), **sampling}
-    wanted["sampling"] = wanted.pop("kind")
+    wanted = {**_fields(ExtractConfig), **_fields(Workers)}
     wanted["views"] = ",".join(ExtractConfig(out="store").views)
     wanted["dedup"] = wanted.pop("finds_duplicates")
     wanted["content_hash"] = wanted.pop("hashes_content")
     for name, value in wanted.items():
         assert flags[name] == value, name
+
+
+def test_flags_that_a_dataset_may_decide_have_no_default_and_a_folder_the_config_s() -> None:
+    flags = _defaults(extract)
+    for name in ("sampling", "num_frames", "fps", "text_length"):
+        assert flags[name] is None, name
+    settings = settings_of(AskedSettings(), dataset=None, out="store")
+    config = ExtractConfig(out="store")
+    assert (settings.sampling, settings.text_length) == (config.sampling, config.text_length)
 
 
 def test_defaults_of_extract_s_rules_and_limits_are_those_of_their_configs() -> None:

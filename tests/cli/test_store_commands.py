@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from muse.cli.store import _windows
 from muse.pipeline.plan import VideoShard
 from muse.pipeline.records import Failure, VideoRef
 from muse.pipeline.store_writer import StoreWriter
@@ -95,6 +96,12 @@ def test_info_counts_failed_and_skipped_by_reason(muse: Muse, broken: Path) -> N
 
 
 # -- verify --------------------------------------------------------------------------------------
+
+
+def test_info_tells_the_commonest_windows() -> None:
+    assert _windows({"0:31": 9, "2:4.5": 1}) == "10 videos are seconds 0:31, 2:4.5 of their files"
+    many = dict.fromkeys(("0:1", "0:2", "0:3", "0:4", "0:5"), 2)
+    assert _windows(many) == "10 videos are seconds 0:1, 0:2, 0:3 and 2 others of their files"
 
 
 def test_a_whole_store_is_as_it_was_written(muse: Muse, store: Path) -> None:

@@ -43,7 +43,9 @@ class PatientEncoder:
         tokens = np.stack([colours_BC * share for share in (1.0, 0.5, 0.25, 0.125, 2.0)], axis=1)
         return {"tokens": tokens.astype(np.float16)}
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float16]:
+    def encode_texts(
+        self, texts: Sequence[str], text_length: int | None = None
+    ) -> NDArray[np.float16]:
         return np.array([[len(text), text.count("a"), text.count("e")] for text in texts], "f2")
 
 

@@ -40,6 +40,7 @@ class RawMemoryStore:
     ) -> None:
         self.header, self.arrays, self.video_ids = header, arrays, video_ids
         self.rows, self.captions, self.embeddings = rows, captions, embeddings
+        self.windows = (None,) * len(video_ids)
         self.token_view = token_view_of(header)
         self.has_features_N = np.array([isinstance(row, ClipFeatures) for row in rows], np.bool_)
         self.has_embedding_Q = np.array([e is not None for e in embeddings], np.bool_)
@@ -93,6 +94,7 @@ class FeaturesInMemory(MemoryStore):
         )
         tokens = next(clip for clip in made._clips if clip is not None).tokens_TKD
         self.arrays = (ArraySpec(name="tokens", dtype="float16", shape=tokens.shape),)
+        self.windows = (None,) * len(self.video_ids)
 
     def read_features(self, row: int) -> ClipFeatures:
         clip = self.read_clip(row)

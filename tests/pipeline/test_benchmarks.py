@@ -11,6 +11,7 @@ import pytest
 from muse.errors import ManifestError
 from muse.pipeline.datasets.benchmark import benchmarks, list_benchmark, merged
 from muse.pipeline.records import Listing
+from muse.pipeline.window import ClipWindow, Window
 
 MakeRoot = Callable[..., Path]
 
@@ -296,6 +297,71 @@ def test_didemo_s_label_table_has_the_paragraphs(make_root: MakeRoot) -> None:
     assert found(listing) == {"1@N0_2_ab": "1@N0_2_ab.mp4", "3@N0_4_cd": "3@N0_4_cd..mp4"}
 
 
+WHOLE_VIDEOS = {
+    "msvd": {
+        "captions_msvd_json": {"a_b_5_15": ["x"], "a_b_20_31": ["y"]},
+        "test_list_txt": "a_b_5_15\na_b_20_31\n",
+    },
+    "vatex": {
+        "vatex_data_json": {
+            i: {"enCap": ["x"]} for i in ("a_b_000005_000015", "a_b_000020_000031")
+        },
+        "test_list_txt": "a_b_000005_000015\na_b_000020_000031\n",
+    },
+    "msrvtt": {
+        "MSRVTT_JSFUSION_test_csv": "key,vid_key,video_id,sentence\n0,0,video1,x\n1,1,video2,y\n",
+        "MSRVTT_data_json": {
+            "sentences": [],
+            "videos": [
+                {
+                    "video_id": video_id,
+                    "url": "https://www.youtube.com/watch?v=a_b",
+                    "start time": start,
+                    "end time": end,
+                }
+                for video_id, start, end in (("video1", 5, 15.0), ("video2", 20.0, 31))
+            ],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_VIDEOS)
+def test_clips_are_found_in_the_whole_videos_that_they_were_cut_from(
+    make_root: MakeRoot, name: str
+) -> None:
+    root = make_root("a_b.webm", **WHOLE_VIDEOS[name])
+    videos = list_benchmark(name, root, ["test"], clip_window="annotated").videos
+    assert len({video.video_id for video in videos}) == 2
+    assert [(v.path.name, v.window.text) for v in videos if v.path and v.window] == [
+        ("a_b.webm", "5:15"),
+        ("a_b.webm", "20:31"),
+    ]
+
+
+def test_a_clip_that_is_cut_already_is_no_whole_video(make_root: MakeRoot) -> None:
+    root = make_root("a_b_5_15.avi", **WHOLE_VIDEOS["msvd"])
+    with pytest.raises(ManifestError, match=r"first: a_b, the whole video that a_b_5_15 was cut"):
+        list_benchmark("msvd", root, ["test"], clip_window="annotated")
+    assert {v.window for v in list_benchmark("msvd", root, ["test"]).videos} == {None}
+
+
+def test_an_id_that_tells_no_seconds_is_refused_with_what_to_do(msvd_root: Path) -> None:
+    with pytest.raises(ManifestError, match=r"can't tell where .* Write --clip-window preset"):
+        list_benchmark("msvd", msvd_root, ["test"], clip_window="annotated")
+
+
+def test_didemo_is_its_first_31_seconds_unless_others_are_asked_for(make_root: MakeRoot) -> None:
+    root = make_root("1@N0_2_ab.mp4", test_data_json=DIDEMO_DATA)
+    window = Window(start_seconds=0, end_seconds=30)
+    choices: dict[ClipWindow, str | None] = {"preset": "0:31", "none": None, window: "0:30"}
+    for clip_window, text in choices.items():
+        videos = list_benchmark("didemo", root, ["test"], clip_window=clip_window).videos
+        assert {v.window.text if v.window else None for v in videos} == {text}
+    with pytest.raises(ManifestError, match="don't say where clips lie in whole videos"):
+        list_benchmark("didemo", root, ["test"], clip_window="annotated")
+
+
 def lsmdc_row(clip_id: str, sentence: str) -> str:
     return "\t".join((clip_id, "00.01", "00.02", "00.01", "00.02", sentence)) + "\r\n"
 
@@ -385,6 +451,13 @@ def texts_of(name: str, root: Path, *splits: str) -> dict[str, list[str]]:
         ("msvd", ("test",), 670, 27763),
         ("msvd", ("train", "val", "test"), 1970, 80827),
         ("msrvtt", ("test",), 1000, 1000),
+        pytest.param(
+            "msrvtt",
+            ("train-full", "val-full", "test-full"),
+            10000,
+            200000,
+            marks=pytest.mark.slow,
+        ),
         pytest.param("msrvtt", ("train",), 9000, 180000, marks=pytest.mark.slow),
         pytest.param("activitynet", ("train",), 10009, 10009, marks=pytest.mark.slow),
         pytest.param("msrvtt", ("train-7k",), 7010, 140200, marks=pytest.mark.slow),
@@ -405,6 +478,20 @@ def test_published_files_give_the_numbers_of_the_protocol(
 def test_the_1k_test_of_msrvtt_has_995_distinct_captions(real_data: Path) -> None:
     texts = texts_of("msrvtt", real_data / "msrvtt", "test")
     assert len(Counter(text for each in texts.values() for text in each)) == 995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "splits"), [("msvd", ("train", "val", "test")), ("msrvtt", ())])
+def test_every_published_clip_tells_its_seconds_of_a_whole_video(
+    real_data: Path, name: str, splits: tuple[str, ...]
+) -> None:
+    root, benchmark = real_data / name, benchmarks()[name]
+    splits = splits or ("train-full", "val-full", "test-full")
+    assert benchmark.read_cuts is not None
+    cuts = benchmark.read_cuts(root, texts_of(name, root, *splits))
+    seconds = [cut.window.end_seconds - cut.window.start_seconds for cut in cuts.values()]
+    assert len(cuts) == {"msvd": 1970, "msrvtt": 10000}[name]
+    assert 1 <= min(seconds) <= max(seconds) <= 61  # a clip is at most a minute long
 
 
 @pytest.mark.slow

@@ -141,6 +141,12 @@ def test_embeddings_of_captions_have_unit_length(encoder: "ConseEncoder") -> Non
     assert lengths.tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
+def test_a_caption_is_cut_at_word_pieces(encoder: "ConseEncoder") -> None:
+    # Start, "a", "man" and end are four of them.
+    cut = encoder.encode_texts(["a man plays the guitar", "a man"], 4)
+    np.testing.assert_allclose(cut[0], cut[1], atol=1e-3)
+
+
 def test_a_caption_is_nearer_to_its_paraphrase_than_to_another(encoder: "ConseEncoder") -> None:
     cat, kitten, car = encoder.encode_texts(["a cat eats", "a kitten is eating", "a car"])
     assert float(cat @ kitten) > float(cat @ car)

@@ -134,6 +134,22 @@ def test_a_caption_s_embedding_is_the_model_s_own(encoder: Encoder, model: Any) 
     np.testing.assert_allclose(encoder.encode_texts(texts), expected, atol=2e-3, rtol=1e-3)
 
 
+def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: Encoder) -> None:
+    # Start, "a", "man" and end are four tokens.
+    cut = encoder.encode_texts(["a man sings a long song", "a man"], 4)
+    uncut = encoder.encode_texts(["a man", "a man"])
+    assert cut.tobytes() == uncut.tobytes()
+
+
+@pytest.mark.parametrize("text_length", [8, 16, 77])
+def test_a_text_that_is_not_too_long_has_the_bits_that_it_has_uncut(
+    encoder: Encoder, text_length: int
+) -> None:
+    texts = ["a man sings a song.", "one"]  # eight tokens
+    cut = encoder.encode_texts(texts, text_length)
+    assert cut.tobytes() == encoder.encode_texts(texts).tobytes()
+
+
 def test_info_says_the_shapes_of_the_tokens(encoder: Encoder, frames: NDArray[np.uint8]) -> None:
     info = encoder.info
     assert tokens_of(encoder, frames).shape == (3, info.tokens_per_frame, info.dim)

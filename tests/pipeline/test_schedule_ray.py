@@ -35,14 +35,23 @@ def _one_ray() -> Iterator[None]:
 
 @pytest.fixture
 def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]:
-    def extracted(folder: Path, *, name: str, engine: str, timeout: float = 100) -> ExtractSummary:
+    def extracted(
+        folder: Path,
+        *,
+        name: str,
+        engine: str,
+        timeout: float = 100,
+        table: str = "video,caption\na,a song\ngone,a dog\nf,a cat\n",
+        text_length: int | None = None,
+    ) -> ExtractSummary:
         captions = tmp_path / "captions.csv"
-        captions.write_text("video,caption\na,a song\ngone,a dog\nf,a cat\n", encoding="utf-8")
+        captions.write_text(table, encoding="utf-8")
         config = ExtractConfig(
             out=tmp_path / name,
             encoder=f"openclip:local-dir:{tiny_clip_folder}",
             engine=engine,  # type: ignore[arg-type]
             sampling=Sampling(num_frames=2),
+            text_length=text_length,
             shard_size=3,
             batch_videos=2,
             workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
@@ -61,6 +70,38 @@ def test_both_engines_write_the_same_bytes(
     run(video_folder, name="ray", engine="ray")
     run(video_folder, name="local", engine="local")
     assert same_store(tmp_path / "ray", tmp_path / "local")
+
+
+WINDOWS = """\
+video,caption,start,end
+a,a song that is long,0.25,0.75
+a,a song,0.5,9
+b,a dog,50,60
+f,a cat,,
+"""
+
+
+def test_both_engines_write_the_same_bytes_of_parts_of_videos(
+    run: Callable[..., ExtractSummary],
+    video_folder: Path,
+    tmp_path: Path,
+    same_store: Callable[[Path, Path], bool],
+) -> None:
+    for engine in ("ray", "local"):
+        run(video_folder, name=engine, engine=engine, table=WINDOWS, text_length=4)
+    assert same_store(tmp_path / "ray", tmp_path / "local")
+    store = ZarrStore.open(tmp_path / "ray")
+    begins = {
+        video_id: round(float(store.read_clip(row).pts_seconds_T[0]), 6)
+        for row, video_id in enumerate(store.video_ids)
+        if store.has_features_N[row]
+    }
+    # Ten frames a second, from 0 s on.
+    assert begins == {"a.mp4#t=0.25,0.75": 0.3, "a.mp4#t=0.5,9": 0.5} | dict.fromkeys(
+        ("d.mp4", "e.mp4", "f.mp4"), 0.0
+    )
+    reasons = {failure.video_id: failure.reason for failure in store.failures}
+    assert reasons == {"b.mp4#t=50,60": "empty_window", "c.mp4": "not_a_video"}
 
 
 def test_a_duplicate_waits_for_its_original_and_is_decoded_once(
