@@ -15,7 +15,7 @@ SHEET = Markup(
   --muted: #a5afbd; --line: #323a46; --head: #6db3ff; --against: #ffab66; --chance: #9aa3b0;
   --right: #5fd38a; --tile: #2b323d; --note: #3a3216; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
+body { margin: 0; overflow-wrap: break-word; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 :focus-visible { outline: 3px solid var(--head); outline-offset: 2px; }
