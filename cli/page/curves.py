@@ -73,7 +73,8 @@ def rank_histograms(content: PageContent) -> Markup:
         for title, field in DIRECTIONS
     ]
     words = (
-        "Percent of queries in each bin. The bins widen, so a shuffled list fills the last most."
+        "Percent of queries whose answer has such a rank. Later bins hold more ranks, so that a "
+        "shuffled list fills them more."
     )
     return section("Ranks", element("p", words), element("div", *charts, class_="pair"))
 

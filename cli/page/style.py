@@ -38,7 +38,7 @@ caption { text-align: left; padding-bottom: .35rem; }
 caption span { display: block; position: sticky; left: 0; width: fit-content;
   max-width: min(46rem, calc(100vw - 2.5rem)); }
 th, td { padding: .32rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th[scope="row"], th:first-child { text-align: left; font-weight: 500; max-width: 26rem;
+th[scope="row"], th:first-child { text-align: left; font-weight: 500; max-width: min(26rem, 40vw);
   overflow-wrap: break-word; }
 thead th { color: var(--muted); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
 tbody th[scope="row"] { position: sticky; left: 0; background: var(--paper); }
@@ -76,6 +76,7 @@ svg text.label, svg text.value { fill: var(--ink); }
 details { margin: .75rem 0; } summary { cursor: pointer; color: var(--muted); }
 .query { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .8rem 1rem; margin: .8rem 0; }
+.query h3, .query h4 { font-size: .95rem; margin: 0 0 .4rem; }
 .query blockquote { margin: .1rem 0 .3rem; font-size: 1.08rem; overflow-wrap: anywhere; }
 .finder { margin: .7rem 0 0; font-size: .88rem; font-weight: 600; overflow-wrap: anywhere; }
 .finder::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
