@@ -54,8 +54,12 @@ def _in_words(content: PageContent) -> list[Markup]:
     for title, field in DIRECTIONS:
         numbers = numbers_by_role(content, field)["head"]
         sentence = f"{title.capitalize()}: R@1 {number(numbers.recall_at[1])}"
+        around = intervals_of(content, "head", field).get("R@1")
         if content.comparison is not None:
             sentence += _against_in_words(content, content.comparison, field)
+        elif around is not None:
+            level = f"{100 * content.resampling.level:g} %"
+            sentence += f" ({level} interval {number(around.low)} to {number(around.high)})"
         sentences.append(element("p", f"{sentence}.", class_="finding"))
     return sentences
 

@@ -154,6 +154,17 @@ def test_nothing_is_wider_than_the_screen(
     page.close()
 
 
+def test_names_of_rows_leave_room_for_numbers_on_a_phone(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    page = _opened(browser, pages["two-heads"], width=360)
+    widths = page.evaluate("[...document.querySelectorAll('tbody th')].map(th => th.offsetWidth)")
+    rows = page.evaluate("[...document.querySelectorAll('tbody th')].map(th => th.scope)")
+    names = [width for width, scope in zip(widths, rows, strict=True) if scope == "row"]
+    assert 0 < max(names) < 180
+    page.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_picture_has_a_name_for_a_screen_reader(
     browser: Any, pages: dict[str, Path], kind: str

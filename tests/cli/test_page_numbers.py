@@ -113,6 +113,14 @@ def test_two_heads_that_differ_are_said_to_in_words_with_p_value() -> None:
     )
 
 
+def test_one_head_is_told_with_its_interval() -> None:
+    content = _usual()
+    value = content.head.report.text_to_video.recall_at[1]
+    around = content.head.uncertainty.of(to_video=True)["R@1"]
+    words = f"Text to video: R@1 {value:.1f} (90 % interval {around.low:.1f} to {around.high:.1f})."
+    assert words in _text(content)
+
+
 def test_a_head_against_itself_shows_no_difference() -> None:
     text = " ".join(_text(_usual(shift=0)).split())
     assert "a difference of +0.0" in text
