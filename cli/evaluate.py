@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from muse.head.bootstrap import RetrievalIntervals
+    from muse.head.bootstrap import Resampling, RetrievalIntervals
     from muse.head.evaluate import RetrievalReport, SplitEmbeddings
     from muse.head.model import VideoEmbedder
     from muse.pipeline.store import FeatureStore
@@ -123,7 +123,9 @@ def evaluate(
         write_ledger(ledger, evaluated.store, {head: evaluated.embedded})
     if html_file is not None:
         _write_page(
-            html_file, [evaluated, *(_evaluate(other, split, rules) for other in opened[1:])]
+            html_file,
+            [evaluated, *(_evaluate(other, split, rules) for other in opened[1:])],
+            extras.resampling,
         )
         print_line(f"report: {html_file}")
 
@@ -253,7 +255,7 @@ def _one_line(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
-def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
+def _write_page(file: Path, evaluated: list[_Evaluated], resampling: "Resampling | None") -> None:
     """The page of one head, or of one against another."""
     import datetime
 
@@ -263,7 +265,9 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
     from muse.pipeline.decoding.decoder import DecodeLimits, IsolatedDecoder
 
     first = evaluated[0]
-    results = [head_result(one.report, one.embedded) for one in evaluated]
+    results = [
+        head_result(one.store, one.report, one.embedded, resampling=resampling) for one in evaluated
+    ]
     content = page_content(
         first.store,
         first.embedded,
@@ -274,6 +278,7 @@ def _write_page(file: Path, evaluated: list[_Evaluated]) -> None:
             for one in evaluated
             for remark in remarks(one.report.head, one.report.split)
         ],
+        resampling=resampling,
     )
     decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
     try:

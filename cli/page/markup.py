@@ -74,8 +74,23 @@ def table(
         )
         for cells in rows
     )
-    inner = (element("caption", caption), element("thead", head), element("tbody", *body))
-    return element("div", element("table", *inner, class_=class_), class_="scroll")
+    inner = (caption_of(caption), element("thead", head), element("tbody", *body))
+    return scroller(f"{caption} Table", element("table", *inner, class_=class_))
+
+
+def caption_of(text: str) -> Markup:
+    """What a table shows; it stays in sight where the table is moved sideways."""
+    return element("caption", element("span", text))
+
+
+def scroller(label: str, *parts: str) -> Markup:
+    """A box that moves its parts sideways where they are too wide, by keys too.
+
+    Args:
+        label: Read out when a reader comes to it with the keyboard.
+        *parts: Such as a table.
+    """
+    return element("div", *parts, class_="scroll", tabindex=0, role="group", aria_label=label)
 
 
 def section(title: str, *parts: str) -> Markup:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import muse
-from muse.cli.page import numbers
-from muse.cli.page.answers import examples
+from muse.cli.page.answers import Responses, examples
+from muse.cli.page.axes import axes
 from muse.cli.page.content import PageContent
+from muse.cli.page.curves import rank_histograms, recall_curves, training
 from muse.cli.page.film_strips import Strips
+from muse.cli.page.headline import headline
 from muse.cli.page.markup import Markup, element, joined, section, table
 from muse.cli.page.style import SHEET
 from muse.errors import UsageError
@@ -24,13 +26,16 @@ _IDS_NAMED = 5  # of the videos that failed for one reason
 _HASH_LETTERS = 12
 
 
-def page_of(content: PageContent, strips: Strips, *, on: datetime.date) -> str:
+def page_of(
+    content: PageContent, strips: Strips, *, on: datetime.date, responses: Responses | None = None
+) -> str:
     """The page as HTML, from its doctype on.
 
     Args:
         content: What it tells.
         strips: Pictures of videos; one that has none is a grey tile.
         on: The day it says it was made.
+        responses: What is shown below the example of a caption and its video; nothing without.
     """
     report = content.head.report
     title = f"{report.protocol}, split {report.split}: {report.head}"
@@ -44,11 +49,12 @@ def page_of(content: PageContent, strips: Strips, *, on: datetime.date) -> str:
     body = element(
         "main",
         _header(content, on),
-        numbers.headline(content),
-        numbers.axes(content),
-        numbers.recall_curves(content),
-        numbers.training(content),
-        examples(content, strips),
+        headline(content),
+        axes(content),
+        recall_curves(content),
+        rank_histograms(content),
+        examples(content, strips, responses or {}),
+        training(content),
         _left_out(content),
         _rules(content),
     )

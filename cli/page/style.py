@@ -15,9 +15,11 @@ SHEET = Markup(
   --muted: #a5afbd; --line: #323a46; --head: #6db3ff; --against: #ffab66; --chance: #9aa3b0;
   --right: #5fd38a; --tile: #2b323d; --note: #3a3216; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
+body { margin: 0; overflow-wrap: break-word; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+:focus-visible { outline: 3px solid var(--head); outline-offset: 2px; }
+h1, h2, h3, h4 { overflow-wrap: anywhere; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.3rem; margin: 2.75rem 0 .75rem; padding-top: .75rem;
   border-top: 1px solid var(--line); }
@@ -33,20 +35,28 @@ code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: a
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .75rem 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .35rem; }
+caption span { display: block; position: sticky; left: 0; width: fit-content;
+  max-width: min(46rem, calc(100vw - 2.5rem)); }
 th, td { padding: .32rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th[scope="row"], th:first-child { text-align: left; font-weight: 500; max-width: 26rem;
+th[scope="row"], th:first-child { text-align: left; font-weight: 500; max-width: min(26rem, 40vw);
   overflow-wrap: break-word; }
 thead th { color: var(--muted); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
+tbody th[scope="row"] { position: sticky; left: 0; background: var(--paper); }
 table.words td { text-align: left; overflow-wrap: anywhere; }
 tr.group th { font-weight: 600; padding-top: .9rem; }
 tr.chance th, tr.chance td { color: var(--muted); }
+tr.published th, tr.published td { color: var(--muted); font-style: italic; }
+.interval { display: block; color: var(--muted); font-size: .78rem; font-weight: 400;
+  white-space: nowrap; }
+.finding { font-size: 1.05rem; }
 td.best { font-weight: 700; }
 figure { margin: 1rem 0; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; padding: .9rem 1rem; }
 figure h3 { margin: 0 0 .3rem; }
 svg.chart { display: block; width: 100%; height: auto; max-width: 58rem; }
-svg.wide { min-width: 36rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
+svg.chart { min-width: 26rem; } svg.wide { min-width: 36rem; }
+.pair { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); }
 .pair figure { margin: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .1rem 0 .5rem; padding: 0;
   list-style: none; font-size: .88rem; }
@@ -66,9 +76,14 @@ svg text.label, svg text.value { fill: var(--ink); }
 details { margin: .75rem 0; } summary { cursor: pointer; color: var(--muted); }
 .query { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .8rem 1rem; margin: .8rem 0; }
+.query h3, .query h4 { font-size: .95rem; margin: 0 0 .4rem; }
 .query blockquote { margin: .1rem 0 .3rem; font-size: 1.08rem; overflow-wrap: anywhere; }
-.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
-  gap: .8rem; list-style: none; margin: .6rem 0 0; padding: 0; }
+.finder { margin: .7rem 0 0; font-size: .88rem; font-weight: 600; overflow-wrap: anywhere; }
+.finder::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
+  margin-right: .45rem; border: 2px solid var(--role); border-radius: 50%; }
+.finder.head::before { background: var(--role); }
+.answers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr));
+  gap: .8rem; list-style: none; margin: .35rem 0 0; padding: 0; }
 .answers li { min-width: 0; font-size: .84rem; color: var(--muted); overflow-wrap: anywhere; }
 .film { border: 3px solid transparent; border-radius: 4px; overflow: hidden; line-height: 0;
   background: var(--tile); margin-bottom: .25rem; }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import math
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -17,11 +18,14 @@ from muse.cli.page.content import (
     PageContent,
     head_result,
     page_content,
+    shown_pairs,
     shown_videos,
 )
+from muse.cli.page.markup import element
 from muse.cli.page.numbers import chance_numbers
 from muse.cli.page.page import page_of, write_page
 from muse.errors import StoreError, UsageError
+from muse.head.bootstrap import Resampling
 from muse.head.evaluate import SplitEmbeddings, embed_split, report_of
 from muse.head.model import MeanPoolHead
 from muse.pipeline.records import Failure
@@ -29,6 +33,7 @@ from tests.cli.conftest import Outcome
 from tests.head.memory_store import MemoryStore, make_store
 
 DAY = datetime.date(2026, 1, 2)
+FEW_DRAWS = Resampling(draws=100)
 AXES = ("what", "where", "order")
 HOSTILE = (
     "</style><script>alert(1)</script> \"x\" 'y' & <img src=http://a.example onerror=b>"
@@ -81,13 +86,27 @@ def _result(store: MemoryStore, *, name: str = "mean-pool", seed: int | None = N
     if seed is not None:
         shuffled = np.random.default_rng(seed).permutation(len(embedded.video_VD))
         embedded = dataclasses.replace(embedded, video_VD=embedded.video_VD[shuffled])
-    return head_result(report_of(store, embedded, head_name=name), embedded)
+    report = report_of(store, embedded, head_name=name)
+    return head_result(store, report, embedded, resampling=FEW_DRAWS)
 
 
 def _content(store: MemoryStore, *, has_other: bool = True, **changes: Any) -> PageContent:
     other = _result(store, name="other", seed=0) if has_other else None
-    content = page_content(store, _embedded(store), head=_result(store), against=other)
+    content = page_content(
+        store, _embedded(store), head=_result(store), against=other, resampling=FEW_DRAWS
+    )
     return dataclasses.replace(content, **changes)
+
+
+@functools.cache
+def _usual(*, has_other: bool = True, axes: tuple[str, ...] = ("",)) -> PageContent:
+    """Made once for all tests that read it."""
+    return _content(_store(axes=axes), has_other=has_other)
+
+
+@functools.cache
+def _usual_page() -> str:
+    return _page(_usual())
 
 
 def _page(content: PageContent) -> str:
@@ -103,7 +122,7 @@ def _leaves(numbers: object) -> Iterator[float]:
 
 
 def test_every_tag_is_closed_and_every_table_and_chart_says_what_it_is() -> None:
-    reader = Reader(_page(_content(_store(axes=AXES))))
+    reader = Reader(_page(_usual(axes=AXES)))
     assert reader.open == []
     tables = [tag for tag, _ in reader.elements if tag in ("table", "caption")]
     assert tables == ["table", "caption"] * (len(tables) // 2)
@@ -117,7 +136,7 @@ def test_every_tag_is_closed_and_every_table_and_chart_says_what_it_is() -> None
 
 
 def test_each_number_of_the_json_is_on_the_page() -> None:
-    content = _content(_store(axes=AXES))
+    content = _usual(axes=AXES)
     text = Reader(_page(content)).text.split()
     reports = (content.head.report, content.against.report) if content.against else ()
     for report in reports:
@@ -136,7 +155,7 @@ def test_header_names_store_encoder_counts_and_day() -> None:
 
 
 def test_page_fetches_nothing_and_runs_nothing() -> None:
-    page = page_of(_content(_store()), {"video0": "data:image/jpeg;base64,AAAA"}, on=DAY)
+    page = page_of(_usual(), {"video0": "data:image/jpeg;base64,AAAA"}, on=DAY)
     reader = Reader(page)
     assert "http" not in page
     assert "url(" not in page
@@ -174,7 +193,7 @@ def test_hostile_texts_and_names_stay_texts(has_other: bool) -> None:
 
 
 def test_a_video_without_a_picture_is_a_tile_with_its_id() -> None:
-    content = _content(_store())
+    content = _usual()
     page = page_of(content, {"video0": "data:image/jpeg;base64,AAAA"}, on=DAY)
     reader = Reader(page)
     tiles = {a.get("aria-label") for a in reader.named("div") if a.get("class") == "film tile"}
@@ -184,15 +203,26 @@ def test_a_video_without_a_picture_is_a_tile_with_its_id() -> None:
     assert alts == ({"Frames of video video0"} if "video0" in shown else set())
 
 
-def test_the_right_video_is_marked_once_in_every_example() -> None:
-    content = _content(_store())
+@pytest.mark.parametrize("has_other", [True, False])
+def test_the_right_video_is_marked_once_for_each_head_in_every_example(has_other: bool) -> None:
+    content = _usual(has_other=has_other)
     num_examples = sum(len(group.examples) for group in content.groups)
     right = [a for a in Reader(_page(content)).named("li") if a.get("class") == "right"]
-    assert len(right) == num_examples > 0
+    assert len(right) == num_examples * (1 + has_other) > 0
+
+
+def test_what_responds_is_shown_below_the_example_of_its_caption_and_video() -> None:
+    content = _usual()
+    pair, *others = shown_pairs(content)
+    assert pair[1] == content.video_of_caption_Q[pair[0]]
+    assert len({pair, *others}) == 1 + len(others)
+    responses = {pair: element("p", "what responds"), (pair[0], -1): element("p", "elsewhere")}
+    text = Reader(page_of(content, {}, on=DAY, responses=responses)).text
+    assert (text.count("what responds"), text.count("elsewhere")) == (1, 0)
 
 
 def test_numbers_that_are_none_are_dashes() -> None:
-    content = _content(_store())
+    content = _usual()
     numbers = dataclasses.replace(content.head.report.text_to_video, mean_rank=math.nan)
     report = dataclasses.replace(content.head.report, text_to_video=numbers)
     log = [{"step": 1, "loss": math.nan, "lr": math.inf}, {"step": 2, "loss": 1.0, "lr": 0.1}]
@@ -208,8 +238,8 @@ def test_numbers_that_are_none_are_dashes() -> None:
 
 
 def test_axes_are_shown_where_there_are_any() -> None:
-    assert "By axis" not in _page(_content(_store()))
-    content = _content(_store(axes=AXES))
+    assert "By axis" not in _usual_page()
+    content = _usual(axes=AXES)
     assert [group.axis for group in content.groups] == sorted(AXES)
     text = Reader(_page(content)).text
     assert "By axis" in text
@@ -227,14 +257,15 @@ def test_many_axes_have_numbers_and_the_first_have_examples() -> None:
 
 
 def test_one_head_alone_makes_a_page() -> None:
-    reader = Reader(_page(_content(_store(), has_other=False)))
-    assert "other" not in reader.text.split()
+    reader = Reader(_page(_usual(has_other=False)))
+    assert "Found by other" not in reader.text
+    assert "permutation" not in reader.text
     assert "Held against" in reader.text
     assert not [a for _, a in reader.elements if "against" in (a.get("class") or "").split()]
 
 
 def test_training_is_shown_where_there_is_a_log() -> None:
-    content = _content(_store())
+    content = _usual()
     assert "Training" not in Reader(_page(content)).text
     log = [{"step": step, "loss": 4.0 / step, "lr": 0.001} for step in range(1, 2001)]
     page = _page(dataclasses.replace(content, head=dataclasses.replace(content.head, log=log)))

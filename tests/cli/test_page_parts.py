@@ -4,18 +4,21 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from muse.cli.page.charts import Curve, Dots, curve_chart, dot_chart
-from muse.cli.page.examples import Example, examples_among
+from muse.cli.page.charts import Bars, Curve, Dots, bar_chart, curve_chart, dot_chart
+from muse.cli.page.examples import examples_among
 from muse.cli.page.film_strips import NUM_FRAMES, SIDE, film_strips
 from muse.cli.page.markup import Markup, element, joined, number, rank_text, table
+from muse.cli.page.rank_bins import rank_bins
+from muse.head.ranks import Ranks
 from muse.pipeline.decoding.decoder import DecodeTask, attempt
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import Clip, Failure, VideoRef
@@ -40,7 +43,7 @@ def test_names_of_attributes_and_none() -> None:
 
 def test_cells_of_a_table_are_escaped() -> None:
     found = table("a<b", ["x", "y"], [["<i>", "2"]])
-    assert "<caption>a&lt;b</caption>" in found
+    assert "<caption><span>a&lt;b</span></caption>" in found
     assert '<th scope="row">&lt;i&gt;</th><td>2</td>' in found
 
 
@@ -86,35 +89,103 @@ def test_a_curve_without_a_point_is_no_chart() -> None:
     assert curve_chart(curves, key="k", title="t", names={"head": "a"}, x_title="x") == ""
 
 
-def test_examples_are_the_largest_gains_the_largest_loss_and_the_worst() -> None:
-    rank = np.array([1.0, 2.0, 30.0, 8.0, 50.0, 4.0])
-    against = np.array([9.0, 40.0, 3.0, 8.0, 50.0, 5.0])
-    found = examples_among(range(6), rank_Q=rank, against_Q=against, video_of_query_Q=np.arange(6))
+def _examples(
+    queries: Sequence[int],
+    rank: Sequence[float],
+    against: Sequence[float] | None = None,
+    *,
+    videos: Sequence[int] | None = None,
+    num_each: int = 2,
+    seed_of: str = "store",
+) -> list[tuple[int, str]]:
+    found = examples_among(
+        queries,
+        rank_Q=np.array(rank, dtype=np.float64),
+        against_Q=None if against is None else np.array(against, dtype=np.float64),
+        video_of_query_Q=np.array(range(len(rank)) if videos is None else videos),
+        num_each=num_each,
+        seed_of=seed_of,
+    )
+    return [(example.query, example.kind) for example in found]
+
+
+def test_examples_are_the_largest_gains_the_largest_losses_and_the_worst() -> None:
+    found = _examples(range(6), [1, 2, 30, 9, 50, 4], [9, 40, 3, 8, 50, 5])
     assert found == [
-        Example(query=1, kind="improved"),  # by 38
-        Example(query=0, kind="improved"),  # by 8
-        Example(query=2, kind="worsened"),  # by 27
-        Example(query=4, kind="missed"),
+        (1, "improved"),  # by 38
+        (0, "improved"),  # by 8
+        (2, "worsened"),  # by 27
+        (3, "worsened"),  # by 1
+        (4, "missed"),
     ]
 
 
 def test_no_video_is_shown_for_two_queries() -> None:
-    rank, against = np.array([1.0, 1.0, 1.0]), np.array([9.0, 8.0, 7.0])
-    found = examples_among(
-        range(3), rank_Q=rank, against_Q=against, video_of_query_Q=np.array([0, 0, 1])
-    )
-    assert [example.query for example in found] == [0, 2]
+    assert [query for query, _ in _examples(range(3), [1, 1, 1], [9, 8, 7], videos=[0, 0, 1])] == [
+        0,
+        2,
+    ]
 
 
-def test_one_head_alone_shows_what_it_finds_and_what_it_misses() -> None:
-    rank = np.array([1.0, 7.0, 1.0, 9.0])
-    found = examples_among([0, 1, 2], rank_Q=rank, against_Q=None, video_of_query_Q=np.arange(4))
-    assert [(e.query, e.kind) for e in found] == [(0, "found"), (2, "found"), (1, "missed")]
+def test_one_head_alone_shows_the_worst_and_some_at_random() -> None:
+    found = _examples(range(20), [*range(1, 20), 99])
+    assert found[:2] == [(19, "missed"), (18, "missed")]
+    drawn = [query for query, kind in found if kind == "drawn"]
+    assert len(drawn) == 2
+    assert not {18, 19} & {*drawn}
+
+
+def test_the_same_words_draw_the_same_queries_and_others_draw_others() -> None:
+    ranks = [1.0] * 1000
+    first, again, other = (_examples(range(1000), ranks, seed_of=words) for words in "aab")
+    assert first == again != other
 
 
 def test_a_head_that_is_always_right_and_the_same_as_the_other_has_no_example() -> None:
-    rank = np.ones(4)
-    assert not examples_among(range(4), rank_Q=rank, against_Q=rank, video_of_query_Q=np.arange(4))
+    assert not _examples(range(4), [1] * 4, [1] * 4)
+
+
+def _ranks(*better: int) -> Ranks:
+    """Of queries whose answer has so many better ones, no ties."""
+    return Ranks(
+        num_better=torch.tensor(better), num_equal=torch.ones(len(better), dtype=torch.int64)
+    )
+
+
+def test_ranks_fall_into_bins_that_widen() -> None:
+    found = rank_bins(_ranks(0, 0, 1, 2, 4, 5, 9, 10, 59, 59), 60)
+    assert [(one.label, round(one.share)) for one in found] == [
+        ("1", 20), ("2", 10), ("3–5", 20), ("6–10", 20), ("11–50", 10), ("51–60", 20),
+    ]  # fmt: skip
+    assert sum(one.chance for one in found) == pytest.approx(100)
+    assert found[2].chance == pytest.approx(100 * 3 / 60)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 10, 50, 51, 5000])
+def test_bins_cover_every_rank_once(num: int) -> None:
+    found = rank_bins(_ranks(0, num - 1), num)
+    ranks = [rank for one in found for rank in range(one.first, one.last + 1)]
+    assert ranks == [*range(1, num + 1)]
+    assert sum(one.share for one in found) == pytest.approx(100)
+
+
+def test_a_tie_is_in_each_bin_that_its_orders_reach() -> None:
+    tied = Ranks(num_better=torch.tensor([0]), num_equal=torch.tensor([4]))
+    assert [one.share for one in rank_bins(tied, 4)] == [25, 25, 50]
+
+
+def test_bars_are_as_high_as_their_values_and_have_words() -> None:
+    groups = [
+        Bars(label="1", values={"head": 40.0, "against": 20.0, "chance": 5.0}),
+        Bars(label="2–9", values={"head": math.nan, "against": 0.0, "chance": 95.0}),
+    ]
+    chart = bar_chart(groups, key="k", title="t", names=NAMES, x_title="rank")
+    drawn = chart[chart.index("<desc") :]
+    heights = re.findall(r'height="([\d.]+)" class="mark (\w+)"', drawn)
+    assert [role for _, role in heights] == ["head", "against", "against"]
+    assert float(heights[0][0]) == pytest.approx(2 * float(heights[1][0]), abs=0.2)
+    assert "1: run 40.0, mean-pool 20.0, chance 5.0; 2–9: run –, mean-pool 0.0" in chart
+    assert "nan" not in drawn
 
 
 def _picture(uri: str) -> NDArray[np.uint8]:
