@@ -94,6 +94,14 @@ def extract(
             "block:K."
         ),
     ] = "tokens",
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails",
+            help="Keep small pictures of the frames, for `muse evaluate --html` without the "
+            "videos.",
+        ),
+    ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Add videos and captions that the store lacks.")
     ] = False,
@@ -172,6 +180,7 @@ def extract(
         encoder=absolute_spec(encoder),
         sampling=Sampling(kind=sampling.value, num_frames=num_frames, fps=fps),
         views=parse_views(views),
+        thumbnails=thumbnails,
         engine=engine.value,
         ray_address=ray_address,
         device=device,

@@ -112,6 +112,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "weights": f"sha256 {encoder['weights_sha256']}",
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
         "a video": ", ".join(arrays),
+        "thumbnails": _thumbnails_text(header.get("thumbnail_side", 0)),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
         "captions": f"{counts['captions']}, {counts['captions_embedded']} embedded"
@@ -122,6 +123,10 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "root": content["root_sha256"],
     }
     return [f"{name:<12} {value}" for name, value in lines.items()]
+
+
+def _thumbnails_text(side: int) -> str:
+    return f"JPEG, shorter edge {side} pixels" if side else "none"
 
 
 def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:

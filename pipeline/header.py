@@ -126,6 +126,8 @@ class StoreHeader:
     """None in stores that tests make without an encoder."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
+    thumbnail_side: int = 0
+    """Pixels of the shorter edge of the pictures for people; 0 in a store without any."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the tables and of each ``zarr.json``, by name; none while the store grows."""
     format_version: int = FORMAT_VERSION
@@ -142,7 +144,10 @@ class StoreHeader:
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``store.json``."""
-        return {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        fields = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        if not self.thumbnail_side:  # as it was before there were any
+            del fields["thumbnail_side"]
+        return fields
 
 
 def header_from_json(content: object, *, source: str) -> StoreHeader:

@@ -35,7 +35,9 @@ def _one_ray() -> Iterator[None]:
 
 @pytest.fixture
 def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]:
-    def extracted(folder: Path, *, name: str, engine: str, timeout: float = 100) -> ExtractSummary:
+    def extracted(
+        folder: Path, *, name: str, engine: str, timeout: float = 100, thumbnails: bool = False
+    ) -> ExtractSummary:
         captions = tmp_path / "captions.csv"
         captions.write_text("video,caption\na,a song\ngone,a dog\nf,a cat\n", encoding="utf-8")
         config = ExtractConfig(
@@ -43,6 +45,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
             encoder=f"openclip:local-dir:{tiny_clip_folder}",
             engine=engine,  # type: ignore[arg-type]
             sampling=Sampling(num_frames=2),
+            thumbnails=thumbnails,
             shard_size=3,
             batch_videos=2,
             workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
@@ -57,10 +60,14 @@ def test_both_engines_write_the_same_bytes(
     video_folder: Path,
     tmp_path: Path,
     same_store: Callable[[Path, Path], bool],
+    bytes_of: Callable[[Path], dict[str, bytes]],
 ) -> None:
-    run(video_folder, name="ray", engine="ray")
-    run(video_folder, name="local", engine="local")
+    run(video_folder, name="ray", engine="ray", thumbnails=True)
+    run(video_folder, name="local", engine="local", thumbnails=True)
     assert same_store(tmp_path / "ray", tmp_path / "local")
+    pictures = [bytes_of(tmp_path / name / "thumbnails") for name in ("ray", "local")]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 3
 
 
 def test_a_duplicate_waits_for_its_original_and_is_decoded_once(
