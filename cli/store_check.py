@@ -20,7 +20,9 @@ def verify(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Let `muse extract` write damaged shards, all of their videos, again."
+            "--repair",
+            help="Let `muse extract` write damaged shards, all of their videos, again; where only "
+            "thumbnails are damaged, remove them.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,

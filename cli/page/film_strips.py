@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.store import FeatureStore
 
+Frame = TypeVar("Frame", bytes, NDArray[np.uint8])
 Decode = Callable[[DecodeTask], Clip | Failure]
 Thumbnails = Callable[[str], Sequence[bytes]]
 """By video id, a JPEG file of each frame; empty where there are none."""
@@ -59,12 +61,12 @@ def film_strips(
     for video in videos:
         if video.video_id in pictures:
             continue
-        frames = _cropped(thumbnails(video.video_id))
+        frames = _cropped(_some_of(thumbnails(video.video_id)))
         if not frames and _is_file(video.path):
             clip = decode(DecodeTask(video=video, sampling=sampling, preprocessing=_CROP))
-            frames = list(clip.frames_THWC) if isinstance(clip, Clip) else []
+            frames = _some_of(list(clip.frames_THWC)) if isinstance(clip, Clip) else []
         if frames:
-            pictures[video.video_id] = _side_by_side(frames)
+            pictures[video.video_id] = np.concatenate(frames, axis=1)
     for quality in _QUALITIES:
         strips = {video_id: _data_uri(picture, quality) for video_id, picture in pictures.items()}
         if sum(map(len, strips.values())) <= max_bytes:
@@ -113,10 +115,12 @@ def _cropped(jpegs: Sequence[bytes]) -> list[NDArray[np.uint8]]:
     return [crop_to_input(picture_HWC, _CROP) for picture_HWC in pictures]
 
 
-def _side_by_side(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """(SIDE, NUM_FRAMES * SIDE, 3) frames evenly apart; where there are fewer, some come twice."""
+def _some_of(frames: Sequence[Frame]) -> list[Frame]:
+    """NUM_FRAMES of them, evenly apart; where there are fewer, some come twice."""
+    if not frames:
+        return []
     places = np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(np.intp)
-    return np.concatenate([frames[place] for place in places.tolist()], axis=1)
+    return [frames[place] for place in places.tolist()]
 
 
 def _data_uri(picture_HWC: NDArray[np.uint8], quality: int) -> str:

@@ -193,9 +193,8 @@ def _thumbnails(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each picture begins in the file, and its bytes."""
     if not header.thumbnail_side:
-        return np.empty((header.num_videos, 0), np.int64), np.empty(
-            (header.num_videos, 0), np.int64
-        )
+        none_N0 = np.empty((header.num_videos, 0), np.int64)
+        return none_N0, none_N0
     shape = (header.num_videos, header.sampling.num_frames)
     num_bytes_NT = reader.numbers("thumbnails/num_bytes", "int64", *shape)
     dataset = reader.dataset("thumbnails/jpeg", int(num_bytes_NT.sum()))

@@ -140,8 +140,9 @@ def _write_videos(content: Any, store: RawStore) -> Iterator[tuple[int, int]]:
 def _write_thumbnails(content: Any, store: RawStore) -> None:
     """The bytes of each picture, and all pictures one after another."""
     num_bytes_NT = np.zeros((len(store.video_ids), store.header.sampling.num_frames), "<u4")
-    for row, sizes_T in enumerate(num_bytes_NT):  # all are read twice: a dataset that may grow
-        found = [len(picture) for picture in store.read_thumbnails(row) or ()]  # is in pieces
+    # All pictures are read twice: a dataset whose size is not known before is in pieces.
+    for row, sizes_T in enumerate(num_bytes_NT):
+        found = [len(picture) for picture in store.read_thumbnails(row) or ()]
         sizes_T[: len(found)] = found
     content.create_group("thumbnails")
     content["thumbnails/num_bytes"] = num_bytes_NT

@@ -330,6 +330,14 @@ def test_a_video_that_is_being_done_again_has_none_meanwhile(whole: Runs) -> Non
     assert thumbnails(whole)["b"] == pictures_of_word(2)
 
 
+def test_a_run_that_should_keep_damaged_thumbnails_says_what_to_do(whole: Runs) -> None:
+    file = whole.out / FIRST_FILE
+    file.write_bytes(file.read_bytes()[1:])
+    whole.put(b="8 changed")
+    with pytest.raises(StoreError, match="store verify --repair"):
+        whole.run(thumbnails=True, redo=RedoRules(changed="stat"))
+
+
 # -- the exported file ---------------------------------------------------------------------------
 
 
@@ -337,6 +345,8 @@ def test_an_exported_file_has_the_same_thumbnails(runs: Runs, tmp_path: Path) ->
     runs.put(a=1, b="corrupt", c=3, d=1)
     runs.run(thumbnails=True)
     write_hdf5(runs.store, tmp_path / "x.h5")
+    write_hdf5(runs.store, tmp_path / "y.h5")
+    assert (tmp_path / "x.h5").read_bytes() == (tmp_path / "y.h5").read_bytes()
     exported = open_raw_store(tmp_path / "x.h5")
     found = [exported.read_thumbnails(row) for row in range(4)]
     assert found == [runs.store.read_thumbnails(row) for row in range(4)]
