@@ -260,7 +260,7 @@ def _write_page(file: Path, evaluated: list[_Evaluated], resampling: "Resampling
     import datetime
 
     from muse.cli.page.content import head_result, page_content, shown_videos
-    from muse.cli.page.film_strips import film_strips
+    from muse.cli.page.film_strips import film_strips, stored_thumbnails
     from muse.cli.page.page import page_of, write_page
     from muse.pipeline.decoding.decoder import DecodeLimits, IsolatedDecoder
 
@@ -283,7 +283,10 @@ def _write_page(file: Path, evaluated: list[_Evaluated], resampling: "Resampling
     decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
     try:
         strips = film_strips(
-            shown_videos(content), sampling=first.store.header.sampling, decode=decoder
+            shown_videos(content),
+            sampling=first.store.header.sampling,
+            decode=decoder,
+            thumbnails=stored_thumbnails(first.store),
         )
     finally:
         decoder.close()

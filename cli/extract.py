@@ -118,6 +118,14 @@ def extract(
             "block:K."
         ),
     ] = "tokens",
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails",
+            help="Keep small pictures of the frames, for `muse evaluate --html` without the "
+            "videos.",
+        ),
+    ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Add videos and captions that the store lacks.")
     ] = False,
@@ -204,6 +212,7 @@ def extract(
         sampling=settings.sampling,
         text_length=settings.text_length,
         views=parse_views(views),
+        thumbnails=thumbnails,
         engine=engine.value,
         ray_address=ray_address,
         device=device,

@@ -106,6 +106,7 @@ def _lines(forecast: "Forecast") -> dict[str, str]:
     free = "unknown" if forecast.free_bytes is None else size_text(forecast.free_bytes)
     present = forecast.num_videos - forecast.num_missing
     low, high = forecast.wall_low_seconds, forecast.wall_high_seconds
+    thumbnails = forecast.thumbnail_bytes
     return {
         "videos": f"{present} to do, {forecast.num_missing} missing",
         "captions": f"{forecast.num_captions}",
@@ -113,7 +114,8 @@ def _lines(forecast: "Forecast") -> dict[str, str]:
         "failures": f"about {expected:.0f} ({fewest:.0f} to {most:.0f}); "
         f"{forecast.num_sampled_failures} of {forecast.num_sampled} sampled videos failed",
         "output": f"{_bytes(forecast.output_bytes)} if every file decodes ({arrays}), "
-        f"and about {size_text(forecast.table_bytes)} of tables and receipts",
+        f"and about {size_text(forecast.table_bytes)} of tables and receipts"
+        + (f", {size_text(thumbnails)} of thumbnails" if thumbnails else ""),
         "free disk": free,
         "decoding": f"{_hours(forecast.decode_core_hours)} core-hours",
         "encoding": f"{_hours(forecast.encode_hours)} {device}",

@@ -115,6 +115,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "weights": f"sha256 {encoder['weights_sha256']}",
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
         "a video": ", ".join(arrays),
+        "thumbnails": _thumbnails_text(header.get("thumbnail_side", 0)),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
         **({"windows": _windows(content["windows"])} if content["windows"] else {}),
@@ -137,6 +138,10 @@ def _windows(counts: dict[str, int]) -> str:
 
 def _text_length(header: dict[str, Any]) -> str:
     return f", cut at {header['text_length']} tokens" if "text_length" in header else ""
+
+
+def _thumbnails_text(side: int) -> str:
+    return f"JPEG, shorter edge {side} pixels" if side else "none"
 
 
 def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:

@@ -20,7 +20,9 @@ def verify(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Let `muse extract` write damaged shards, all of their videos, again."
+            "--repair",
+            help="Let `muse extract` write damaged shards, all of their videos, again; where only "
+            "thumbnails are damaged, remove them.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
@@ -38,8 +40,11 @@ def verify(
         for line in _report_lines(report):
             print_line(line)
     if repair and report.problems:
-        num_shards = run_repair(opened.location)
-        print_note(f"{num_shards} shards withdrawn: `muse extract` writes them again.")
+        done = run_repair(opened.location)
+        if done.num_withdrawn or not done.num_without_thumbnails:
+            print_note(f"{done.num_withdrawn} shards withdrawn: `muse extract` writes them again.")
+        if done.num_without_thumbnails:
+            print_note(f"{done.num_without_thumbnails} shards keep features, but no thumbnails.")
     elif report.problems:
         raise typer.Exit(EXIT_DIFFERENT)
 

@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from muse.errors import TooManyFailuresError, UsageError
+from muse.pipeline.decoding.thumbnail import SIDE
 from muse.pipeline.encoders.setting import EncoderSetting, Precision
 from muse.pipeline.forecasting.pending_work import PendingWork
-from muse.pipeline.forecasting.store_size import StoreShape, other_bytes, require_space, store_bytes
+from muse.pipeline.forecasting.store_size import (
+    StoreShape,
+    other_bytes,
+    require_space,
+    store_bytes,
+    thumbnail_bytes,
+)
 from muse.pipeline.golden import require_same_golden
 from muse.pipeline.header import EncoderInfo, Sampling, require_same_encoder
 from muse.pipeline.listing import (
@@ -64,6 +71,8 @@ class ExtractConfig:
     """What is kept of each video (`muse.pipeline.views`)."""
     text_length: int | None = None
     """Tokens at which captions are cut, start and end included; None: at the encoder's limit."""
+    thumbnails: bool = False
+    """Whether small pictures of the sampled frames are kept, for the report's page."""
     engine: EngineName = "ray"
     """Both write the same bytes."""
     ray_address: str | None = None
@@ -100,6 +109,11 @@ class ExtractConfig:
             )
         if self.engine not in ("ray", "local"):
             raise UsageError(f"engine {self.engine!r}: choose ray or local")
+
+    @property
+    def thumbnail_side(self) -> int:
+        """Pixels of the shorter edge of thumbnails; 0 without."""
+        return SIDE if self.thumbnails else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +222,7 @@ def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None
         batch_videos=config.batch_videos,
         views=config.views,
         text_length=config.text_length,
+        thumbnails=config.thumbnails,
     )
     return rows_of_continued_store(
         store, listing, append=config.append, finds_duplicates=config.finds_duplicates
@@ -243,6 +258,7 @@ def _bring_up(
         batch_videos=config.batch_videos,
         views=config.views,
         text_length=config.text_length,
+        thumbnail_side=config.thumbnail_side,
         golden=golden,
         versions=package_versions(),
     )
@@ -254,8 +270,8 @@ def _bring_up(
     if found.golden is not None:
         require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)
     if header.listing_sha256 != found.listing_sha256 or not found.files:
-        kept = dataclasses.replace(header, golden=found.golden, versions=found.versions)
-        writer.describe(kept, rows)
+        kept = {name: getattr(found, name) for name in ("golden", "versions", "thumbnail_side")}
+        writer.describe(dataclasses.replace(header, **kept), rows)
 
 
 def _require_space(
@@ -268,6 +284,9 @@ def _require_space(
     )
     arrays = sum(store_bytes(shape, work.videos, work.captions).values())
     needed = arrays + other_bytes(work.videos, work.captions)
+    if config.thumbnails:
+        num_frames, size = config.sampling.num_frames, config.shard_size
+        needed += thumbnail_bytes(work.videos, num_frames=num_frames, shard_size=size)
     require_space(needed, storage.free_bytes(), storage.location)
 
 

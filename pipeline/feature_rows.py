@@ -14,6 +14,7 @@ from muse.pipeline.chunks import RowArray
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import ClipFeatures, SourceFile
 from muse.pipeline.storage.files import Storage
+from muse.pipeline.thumbnails import ThumbnailFiles
 from muse.pipeline.views import ArraySpec, arrays_of, dequantise
 
 FEATURES_FOLDER = "features.zarr"
@@ -29,6 +30,11 @@ class FeatureRows:
             header.views, header.encoder, header.sampling.num_frames
         )
         self._opened: dict[str, RowArray] = {}
+        self._thumbnails: ThumbnailFiles | None = None
+        if header.thumbnail_side:
+            self._thumbnails = ThumbnailFiles(
+                storage, shard_size=header.shard_size, num_frames=header.sampling.num_frames
+            )
 
     def array(self, name: str) -> RowArray:
         """One array of the store."""
@@ -51,7 +57,16 @@ class FeatureRows:
             valid_T=valid_T,
             pts_seconds_T=self.array("pts_seconds").row(row),
             source=source,
+            thumbnails=self.thumbnails(row),
         )
+
+    def thumbnails(self, row: int) -> tuple[bytes, ...]:
+        """A small JPEG file of each frame of a video; empty where the store has none of it.
+
+        Raises:
+            StoreError: If the file that holds them is damaged.
+        """
+        return self._thumbnails.read(row) if self._thumbnails else ()
 
     def tokens(self, row: int, *, view: str) -> NDArray[np.float16]:
         """(T, K, D) projected tokens, as they are or from int8.

@@ -128,6 +128,8 @@ class StoreHeader:
     """None in stores that tests make without an encoder."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
+    thumbnail_side: int = 0
+    """Pixels of the shorter edge of the pictures for people; 0 in a store without any."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the tables and of each ``zarr.json``, by name; none while the store grows."""
     format_version: int = FORMAT_VERSION
@@ -143,10 +145,12 @@ class StoreHeader:
         return hash_of_json(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``store.json``; a text length is in it only where there is one."""
+        """The content of ``store.json``; text length and thumbnails only where there are any."""
         content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
         if self.text_length is None:
             del content["text_length"]
+        if not self.thumbnail_side:
+            del content["thumbnail_side"]
         return content
 
 

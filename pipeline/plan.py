@@ -34,6 +34,8 @@ class VideoShard:
     """Place -> row of a committed video, or of one of this shard, with the same bytes."""
     hashed: frozenset[int] = frozenset()
     """Places whose file's bytes are to be hashed."""
+    thumbnail_side: int = 0
+    """Pixels of the shorter edge of thumbnails, as the store has them; 0 for none."""
     receipts: tuple[Receipt, ...] = ()
     """Of the committed shards that kept and copied rows are read from."""
 
@@ -94,6 +96,7 @@ def header_of(
     batch_videos: int,
     views: tuple[str, ...] = ("tokens",),
     text_length: int | None = None,
+    thumbnail_side: int = 0,
     golden: Golden | None = None,
     versions: Mapping[str, str | None] | None = None,
 ) -> StoreHeader:
@@ -109,6 +112,7 @@ def header_of(
         listing_sha256=rows.sha256,
         views=views,
         text_length=text_length,
+        thumbnail_side=thumbnail_side,
         golden=golden,
         versions=dict(versions or {}),
     )
@@ -123,6 +127,7 @@ def require_same_settings(
     batch_videos: int,
     views: tuple[str, ...],
     text_length: int | None = None,
+    thumbnails: bool = False,
 ) -> None:
     """Nothing, if a run with these settings may go on with a store.
 
@@ -139,6 +144,7 @@ def require_same_settings(
         ("text_length", header.text_length, text_length),
         ("shard_size", header.shard_size, shard_size),
         ("batch_videos", header.batch_videos, batch_videos),
+        ("thumbnails", header.thumbnail_side > 0, thumbnails),
     )
     for name, found, wanted in settings:
         if found != wanted:
@@ -167,12 +173,12 @@ def all_caption_shards(rows: ListedRows) -> list[CaptionShard]:
 def pending_video_shards(store: ZarrStore, rows: ListedRows) -> list[VideoShard]:
     """Shards with rows that are not committed, in order; what is a copy is not known yet."""
     receipts = {receipt.index: receipt for receipt in store.video_receipts}
-    pending = []
+    side, pending = store.header.thumbnail_side, []
     for shard in all_video_shards(rows, shard_size=store.header.shard_size):
         kept = _kept(receipts.get(shard.index))
         if len(kept) < len(shard.videos):
             own = (receipts[shard.index],) if kept else ()
-            pending.append(dataclasses.replace(shard, kept=kept, receipts=own))
+            pending.append(dataclasses.replace(shard, kept=kept, receipts=own, thumbnail_side=side))
     return pending
 
 

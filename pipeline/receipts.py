@@ -16,6 +16,7 @@ from muse.errors import StoreError
 from muse.pipeline.records import Failure, SourceFile
 from muse.pipeline.sealed_json import sealed_bytes, unsealed
 from muse.pipeline.storage.files import Storage
+from muse.pipeline.thumbnails import is_thumbnails
 
 RECEIPTS_FOLDER = "receipts"
 ReceiptKind = Literal["videos", "captions"]
@@ -71,6 +72,11 @@ class Receipt:
             sha256={},
         )
 
+    def without_thumbnails(self) -> "Receipt":
+        """The receipt that promises everything of the shard but its thumbnails."""
+        kept = {name: sha256 for name, sha256 in self.sha256.items() if not is_thumbnails(name)}
+        return dataclasses.replace(self, sha256=kept)
+
     def as_json(self) -> dict[str, Any]:
         """The content of the receipt's file."""
         plain = {name: getattr(self, name) for name in self.__slots__}
@@ -83,7 +89,10 @@ class Receipt:
         }
 
     def lasting_part(self) -> list[object]:
-        """What a run that is repeated must give again: no times, no paths, no libav's words."""
+        """What a run that is repeated must give again: no times, no paths, no libav's words.
+
+        No thumbnails either: they are for people, and another JPEG library makes other bytes.
+        """
         reasons = [(row, failure.stage, failure.reason) for row, failure in self.failures]
         return [
             self.kind,
@@ -94,7 +103,7 @@ class Receipt:
             reasons,
             self.left_out,
             self.pending,
-            sorted(self.sha256.items()),
+            sorted(self.without_thumbnails().sha256.items()),
         ]
 
 

@@ -147,6 +147,8 @@ class Clip:
     """(T',) presentation times from the first frame of the stream, strictly increasing."""
     source: SourceFile | None = None
     """The file it came from."""
+    thumbnails: tuple[bytes, ...] = ()
+    """A small JPEG file of each frame, T' of them, where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +176,8 @@ class ClipFeatures:
     pts_seconds_T: NDArray[np.float64]
     """(T,) NaN where ``valid_T`` is False."""
     source: SourceFile | None = None
+    thumbnails: tuple[bytes, ...] = ()
+    """A small JPEG file of each valid frame; empty in a store without thumbnails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,6 +87,7 @@ def decode_tasks(
             sampling=sampling,
             preprocessing=preprocessing,
             wants_sha256=place in shard.hashed,
+            thumbnail_side=shard.thumbnail_side,
         )
         for place, video in shard.to_decode
     ]

@@ -197,6 +197,7 @@ def _features(
         valid_T=valid_T,
         pts_seconds_T=pts_seconds_T,
         source=clip.source,
+        thumbnails=clip.thumbnails,
     )
 
 

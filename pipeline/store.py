@@ -140,6 +140,16 @@ class FeatureStore(Protocol):
         """
         ...
 
+    def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+        """A small JPEG file of each valid frame of a video, in order.
+
+        None where it has none: no features, or extracted without ``--thumbnails``.
+
+        Raises:
+            StoreError: If the file that holds them is damaged.
+        """
+        ...
+
 
 class RawStore(FeatureStore, Protocol):
     """A store of which all that is kept can be read, not only what a head reads."""

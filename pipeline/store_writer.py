@@ -45,6 +45,7 @@ from muse.pipeline.sources import source_of
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, FORECAST_FILE, HEADER_FILE
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
+from muse.pipeline.thumbnails import THUMBNAILS_FOLDER, thumbnails_content, thumbnails_name
 from muse.pipeline.views import ArraySpec, arrays_of
 
 FAILURES_FILE = "failures.jsonl"
@@ -179,6 +180,13 @@ class StoreWriter:
         with writing(self.storage.location):
             self.storage.remove(receipt_name(kind, index))
 
+    def give_up_thumbnails(self, receipt: Receipt) -> None:
+        """Removes the thumbnails of a committed shard; its features stay."""
+        with writing(self.storage.location):
+            # The file first: one that no receipt speaks of would be read all the same.
+            self.storage.remove(thumbnails_name(receipt.index))
+            write_receipt(self.storage, receipt.without_thumbnails())
+
     def _video_files(
         self, index: int, clips: Mapping[int, ClipFeatures], *, num_rows: int
     ) -> dict[str, _Content | None]:
@@ -198,7 +206,17 @@ class StoreWriter:
             file = chunk_name(f"{FEATURES_FOLDER}/{name}", index, 2)
             content = chunk_content(block, rows_per_chunk=size, fill_value=fill)
             files[file] = content if clips else None
+        if self.header.thumbnail_side:
+            files[thumbnails_name(index)] = self._thumbnails(clips)
         return files
+
+    def _thumbnails(self, clips: Mapping[int, ClipFeatures]) -> _Content | None:
+        """Of a shard; None where no row has any."""
+        pictures = {place: clip.thumbnails for place, clip in clips.items() if clip.thumbnails}
+        assert all(len(pictures[place]) == clips[place].valid_T.sum() for place in pictures)
+        size, frames = self.header.shard_size, self.header.sampling.num_frames
+        content = thumbnails_content(pictures, rows_per_shard=size, num_frames=frames)
+        return content if pictures else None
 
     def _commit(
         self,
@@ -296,7 +314,8 @@ def require_free(storage: Storage) -> None:
     Raises:
         StoreError: If something else is there.
     """
-    ours = {FORECAST_FILE, FEATURES_FOLDER, RECEIPTS_FOLDER, VIDEOS_FILE, CAPTIONS_FILE}
+    folders = {FEATURES_FOLDER, RECEIPTS_FOLDER, THUMBNAILS_FOLDER}
+    ours = {FORECAST_FILE, VIDEOS_FILE, CAPTIONS_FILE} | folders
     with writing(storage.location):
         strange = sorted(set(storage.entries()) - ours)
     if strange:

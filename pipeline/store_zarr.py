@@ -291,6 +291,14 @@ class ZarrStore:
             )
         return self._rows.captions(rows)
 
+    def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+        """A small JPEG file of each valid frame of a video; None where it has none.
+
+        Raises:
+            StoreError: If the file that holds them is damaged.
+        """
+        return (self._rows.thumbnails(row) or None) if self.has_features_N[row] else None
+
     def _require_features(self, row: int) -> None:
         if not self.has_features_N[row]:
             raise StoreError(

@@ -17,6 +17,7 @@ from muse.pipeline.storage.files import Storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
+from muse.pipeline.thumbnails import is_thumbnails
 
 _READ_BYTES = 1 << 22
 
@@ -42,6 +43,16 @@ class VerifyReport:
     num_pending: int
     """Rows of videos that are not committed: not wrong, only unfinished."""
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """What was done about what is damaged."""
+
+    num_withdrawn: int
+    """Shards that the next run writes again."""
+    num_without_thumbnails: int
+    """Shards that were whole but for their thumbnails, and are without them now."""
 
 
 def verify(
@@ -72,14 +83,12 @@ def verify(
     )
 
 
-def repair(location: str) -> int:
+def repair(location: str) -> Repair:
     """Withdraws the receipts of damaged shards, so that the next run writes them again.
 
     Looks again while no other run can write: what a report says may be mended by then. All videos
-    of a damaged shard are extracted again, and those whose files are gone end as missing.
-
-    Returns:
-        How many shards.
+    of a damaged shard are extracted again, and those whose files are gone end as missing. That is
+    too much for a picture: where thumbnails alone are damaged, they are given up.
 
     Raises:
         StoreError: If something is damaged that no run can write again.
@@ -94,10 +103,14 @@ def repair(location: str) -> int:
                 "the store again, or extract into another --out."
             )
         receipts = {p.receipt.name: p.receipt for p in problems if p.receipt is not None}
+        lost = {p.receipt.name for p in problems if p.receipt and not is_thumbnails(p.name)}
         writer = StoreWriter(store.storage, store.header)
-        for receipt in receipts.values():
-            writer.withdraw(receipt.kind, receipt.index)
-    return len(receipts)
+        for name, receipt in receipts.items():
+            if name in lost:
+                writer.withdraw(receipt.kind, receipt.index)
+            else:
+                writer.give_up_thumbnails(receipt)
+    return Repair(num_withdrawn=len(lost), num_without_thumbnails=len(receipts) - len(lost))
 
 
 def _problems(store: ZarrStore, count: Callable[[str, int], None]) -> Iterator[Problem]:

@@ -25,12 +25,12 @@ from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
+from muse.pipeline.decoding.thumbnail import thumbnail_of
 from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
-from muse.pipeline.decoding.video_file import existing_file, readable_bytes
+from muse.pipeline.decoding.video_file import claim_or_want, existing_file, readable_bytes
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, FailureReason, VideoRef
-from muse.pipeline.window import Window
 
 _PYAV = int(av.__version__.partition(".")[0])
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
@@ -43,6 +43,7 @@ def decode_clip(
     sampling: Sampling,
     preprocessing: Preprocessing,
     max_duration_seconds: float | None = None,
+    thumbnail_side: int = 0,
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -52,6 +53,7 @@ def decode_clip(
         sampling: Which instants are looked at.
         preprocessing: The encoder's.
         max_duration_seconds: A longer video is refused before any of its frames is decoded.
+        thumbnail_side: Pixels of the shorter edge of small pictures of them; 0 makes none.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -59,32 +61,38 @@ def decode_clip(
     path = existing_file(video)
     timeline = read_timeline(path)
     require_at_most(max_duration_seconds, timeline, path)
+    settings = (sampling, preprocessing, thumbnail_side)
     try:
-        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing, video.window)
+        return _sampled(video, path, timeline, *settings)
     except _LateStartError as late:
-        timeline = timeline.from_frame(late.first)
-        frames_THWC, wanted = _sampled(path, timeline, sampling, preprocessing, video.window)
-    return Clip(
-        video_id=video.video_id, frames_THWC=frames_THWC, pts_seconds_T=timeline.seconds[wanted]
-    )
+        return _sampled(video, path, timeline.from_frame(late.first), *settings)
 
 
 def _sampled(
+    video: VideoRef,
     path: Path,
     timeline: Timeline,
     sampling: Sampling,
     preprocessing: Preprocessing,
-    window: Window | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """The frames (T', H, W, 3) and which of the timeline's they are, (T',)."""
-    wanted = frames_to_take(timeline, sampling, window, path=path)
+    thumbnail_side: int,
+) -> Clip:
+    wanted = frames_to_take(timeline, sampling, video.window, path=path)
     taken = set(wanted.tolist())
-    frames = {  # some come twice, where the first walk's time stamps prove false
-        index: crop_to_input(_rgb(frame), preprocessing)
-        for index, frame in _wanted_frames(path, timeline, frames_to_walk(wanted, window))
-        if index in taken
-    }
-    return np.stack([frames[index] for index in wanted.tolist()]), wanted
+    frames: dict[int, NDArray[np.uint8]] = {}
+    thumbnails: dict[int, bytes] = {}
+    # Some come twice, where the first walk's time stamps prove false.
+    for index, frame in _wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
+        if index in taken:
+            picture_HWC = _rgb(frame)
+            frames[index] = crop_to_input(picture_HWC, preprocessing)
+            if thumbnail_side:
+                thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
+    return Clip(
+        video_id=video.video_id,
+        frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
+        pts_seconds_T=timeline.seconds[wanted],
+        thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
+    )
 
 
 def read_timeline(path: Path) -> Timeline:
@@ -256,26 +264,7 @@ def _packets(
                 if packet.size:
                     yield packet
     except MemoryError as error:
-        raise _claim_or_want(error, path) from None
-
-
-def _claim_or_want(error: MemoryError, path: Path) -> DecodeError | MemoryError:
-    """What libav had no memory for: more than the file can hold, or else the error itself."""
-    if not _has_memory_for(readable_bytes(path) or 0):
-        return error
-    return DecodeError(
-        f"{path}: its header or a packet claims to be larger than the file. The file is damaged; "
-        "replace it.",
-        reason="corrupt",
-    )
-
-
-def _has_memory_for(size_bytes: int) -> bool:
-    try:
-        np.empty(size_bytes, dtype=np.uint8)
-    except MemoryError:
-        return False
-    return True
+        raise claim_or_want(error, path) from None
 
 
 @contextmanager
@@ -298,7 +287,7 @@ def _open_video(path: Path) -> InputContainer:
         name = str(path.absolute())  # libav takes "12:30.mp4" for a protocol
         return av.open(name) if _PYAV >= 19 else av.open(name, metadata_errors="replace")
     except MemoryError as error:
-        raise _claim_or_want(error, path) from None
+        raise claim_or_want(error, path) from None
     except av.error.FFmpegError as error:
         size = readable_bytes(path)
         if size is None:

@@ -59,6 +59,8 @@ class DecodeTask:
     sampling: Sampling
     preprocessing: Preprocessing
     wants_sha256: bool = False
+    thumbnail_side: int = 0
+    """Pixels of the shorter edge of the thumbnails to be made; 0 makes none."""
     max_duration_seconds: float | None = None
     """`IsolatedDecoder` fills in its own limit."""
 
@@ -84,6 +86,7 @@ def _attempt(task: DecodeTask) -> Clip | Failure:
             sampling=task.sampling,
             preprocessing=task.preprocessing,
             max_duration_seconds=task.max_duration_seconds,
+            thumbnail_side=task.thumbnail_side,
         )
     except MemoryError:
         raise

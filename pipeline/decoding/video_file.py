@@ -6,6 +6,8 @@ Knows nothing of videos. A fifo, a socket or a device is refused here: reading o
 import stat
 from pathlib import Path
 
+import numpy as np
+
 from muse.errors import DecodeError
 from muse.pipeline.records import VideoRef
 
@@ -50,3 +52,23 @@ def readable_bytes(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def claim_or_want(error: MemoryError, path: Path) -> DecodeError | MemoryError:
+    """What libav had no memory for: more than the file can hold, or else the error itself."""
+    if not _has_memory_for(readable_bytes(path) or 0):
+        return error
+    return DecodeError(
+        f"{path}: its header or a packet claims to be larger than the file. The file is damaged; "
+        "replace it.",
+        reason="corrupt",
+    )
+
+
+def _has_memory_for(size_bytes: int) -> bool:
+    """True if this process may take so much more memory, such as that of a whole file."""
+    try:
+        np.empty(size_bytes, dtype=np.uint8)
+    except MemoryError:
+        return False
+    return True

@@ -56,6 +56,10 @@ class Hdf5Contents:
     has_embedding_Q: NDArray[np.bool_]
     failures: list[Failure]
     failed_rows: NDArray[np.int64]
+    thumbnail_starts_NT: NDArray[np.int64]
+    """Where each JPEG file begins in the file; (N, 0) in a store without thumbnails."""
+    thumbnail_bytes_NT: NDArray[np.int64]
+    """Of each, 0 where there is none."""
 
 
 def read_contents(file: Path) -> tuple[Hdf5Contents, int]:
@@ -129,6 +133,7 @@ def _contents(reader: _Reader) -> Hdf5Contents:
     specs = [dataclasses.replace(spec, shape=tuple(spec.shape)) for spec in specs]
     failed_rows, failures = _failures(reader, header.num_videos)
     times = (header.num_videos, header.sampling.num_frames)
+    starts_NT, num_bytes_NT = _thumbnails(reader, header)
     contents = Hdf5Contents(
         header=header,
         root_sha256=reader.attribute("root_sha256"),
@@ -146,6 +151,8 @@ def _contents(reader: _Reader) -> Hdf5Contents:
         has_embedding_Q=has_embedding_Q,
         failures=failures,
         failed_rows=failed_rows,
+        thumbnail_starts_NT=starts_NT,
+        thumbnail_bytes_NT=num_bytes_NT,
     )
     empty = np.flatnonzero(has_features_N & ~contents.valid_NT.any(axis=1))
     if len(empty):
@@ -189,6 +196,24 @@ def _embedding_place(
     if place is None and has_embedding_Q.any():
         raise reader.broken(f"{name} has no rows")
     return ABSENT if place is None else int(place)
+
+
+def _thumbnails(
+    reader: _Reader, header: StoreHeader
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each picture begins in the file, and its bytes."""
+    if not header.thumbnail_side:
+        none_N0 = np.empty((header.num_videos, 0), np.int64)
+        return none_N0, none_N0
+    shape = (header.num_videos, header.sampling.num_frames)
+    num_bytes_NT = reader.numbers("thumbnails/num_bytes", "int64", *shape)
+    dataset = reader.dataset("thumbnails/jpeg", int(num_bytes_NT.sum()))
+    _require_plain(reader, dataset, "uint8", chunks=None)
+    place = dataset.id.get_offset()  # None where there is nothing
+    if place is None and num_bytes_NT.any():
+        raise reader.broken("thumbnails/jpeg has no pictures")
+    ends = (place or 0) + np.cumsum(num_bytes_NT).reshape(shape)
+    return ends - num_bytes_NT, num_bytes_NT
 
 
 def _require_plain(

@@ -54,6 +54,8 @@ def write_hdf5(
             for done, total in _write_videos(content, store):
                 disk.check()
                 on_progress(done, total)
+            if store.header.thumbnail_side:
+                _write_thumbnails(content, store)
         disk.check()
 
 
@@ -135,6 +137,23 @@ def _write_videos(content: Any, store: RawStore) -> Iterator[tuple[int, int]]:
     content["videos/valid"], content["videos/pts_seconds"] = valid, pts_seconds
     content["videos/source_size_bytes"], content["videos/source_mtime_ns"] = sizes, times
     _write_texts(content, "videos/source_sha256", hashes)
+
+
+def _write_thumbnails(content: Any, store: RawStore) -> None:
+    """The bytes of each picture, and all pictures one after another."""
+    num_bytes_NT = np.zeros((len(store.video_ids), store.header.sampling.num_frames), "<u4")
+    # All pictures are read twice: a dataset whose size is not known before is in pieces.
+    for row, sizes_T in enumerate(num_bytes_NT):
+        found = [len(picture) for picture in store.read_thumbnails(row) or ()]
+        sizes_T[: len(found)] = found
+    content.create_group("thumbnails")
+    content["thumbnails/num_bytes"] = num_bytes_NT
+    ends = np.cumsum(num_bytes_NT.sum(axis=1, dtype=np.int64)).tolist()
+    pictures = content.create_dataset("thumbnails/jpeg", (ends[-1] if ends else 0,), "u1")
+    for row, end in enumerate(ends):
+        joined = np.frombuffer(b"".join(store.read_thumbnails(row) or ()), np.uint8)
+        if len(joined):
+            pictures[end - len(joined) : end] = joined
 
 
 def _create_array(content: Any, spec: ArraySpec, num_videos: int) -> Any:

@@ -118,6 +118,7 @@ class Hdf5Store:
             valid_T=self._contents.valid_NT[row],
             pts_seconds_T=self._contents.pts_seconds_NT[row],
             source=self._contents.sources[row],
+            thumbnails=self.read_thumbnails(row) or (),
         )
 
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
@@ -137,6 +138,18 @@ class Hdf5Store:
         for place, row in enumerate(rows.tolist()):
             found[place] = self._embeddings(row, 1)[0]
         return found
+
+    def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+        """A small JPEG file of each valid frame of a video; None where it has none.
+
+        Raises:
+            StoreError: If the file is cut short.
+        """
+        starts_T = self._contents.thumbnail_starts_NT[row].tolist()
+        sizes_T = self._contents.thumbnail_bytes_NT[row].tolist()
+        places = [(at, size) for at, size in zip(starts_T, sizes_T, strict=True) if size]
+        pictures = (self._read((size,), "uint8", at).tobytes() for at, size in places)
+        return tuple(pictures) or None
 
     def _embeddings(self, first: int, num_rows: int) -> NDArray[np.float16]:
         dim = self.header.encoder.dim

@@ -18,7 +18,13 @@ from muse.pipeline.forecasting.pending_work import PendingWork, Population, Vide
 from muse.pipeline.forecasting.probe import Probe, probe_run
 from muse.pipeline.forecasting.record import INTERVAL, Forecast, Stage, wilson_interval
 from muse.pipeline.forecasting.run_model import Pace, ShardWork, run_seconds, without_stage
-from muse.pipeline.forecasting.store_size import StoreShape, other_bytes, require_space, store_bytes
+from muse.pipeline.forecasting.store_size import (
+    StoreShape,
+    other_bytes,
+    require_space,
+    store_bytes,
+    thumbnail_bytes,
+)
 from muse.pipeline.forecasting.wording import binding_sentence
 from muse.pipeline.header import EncoderInfo, require_same_encoder
 from muse.pipeline.listing import sorted_listing
@@ -151,6 +157,7 @@ def forecast_of(
         array_bytes=store_bytes(shape, work.videos, work.captions),
         row_bytes=sum(shape.row_bytes.values()),
         table_bytes=other_bytes(work.videos, work.captions),
+        thumbnail_bytes=_thumbnail_bytes(config, work, probe),
         decode_core_hours=times.decode_seconds * (probe.decode_cpu_share or 1.0) / 3600,
         encode_hours=encode_seconds / 3600,
         encode_device=probe.device,
@@ -181,6 +188,19 @@ def shape_of(config: "ExtractConfig", encoder: EncoderInfo) -> StoreShape:
     return StoreShape.of(
         encoder, views=config.views, sampling=config.sampling, shard_size=config.shard_size
     )
+
+
+def _thumbnail_bytes(config: "ExtractConfig", work: PendingWork, probe: Probe) -> int:
+    """As many a video as the sample's decoded videos have."""
+    sizes = [sample.thumbnail_bytes for sample in probe.samples if not sample.has_failed]
+    if not config.thumbnails:
+        return 0
+    num_frames = config.sampling.num_frames
+    shape = {"num_frames": num_frames, "shard_size": config.shard_size}
+    if not sizes:
+        return thumbnail_bytes(work.videos, **shape)
+    mean = statistics.mean(sizes)
+    return thumbnail_bytes(work.videos, **shape, frame_bytes=mean / num_frames)
 
 
 def free_bytes_at(out: Path | str) -> int | None:

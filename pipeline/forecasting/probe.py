@@ -114,6 +114,7 @@ def probe_run(
         sampling=config.sampling,
         preprocessing=encoder.info().preprocessing,
         num_clips_kept=config.batch_videos,
+        thumbnail_side=config.thumbnail_side,
     )
     with pool, scratch_store(config, encoder, captions) as store:
         start_seconds = time.perf_counter() - started + pool.start()
@@ -234,7 +235,8 @@ def _ray_seconds(
         num_threads=available_cpus(),
     )
     refs = tuple(video.video for video in videos[: config.batch_videos])
-    shard = VideoShard(index=0, first_row=0, videos=refs)
+    side = config.thumbnail_side
+    shard = VideoShard(index=0, first_row=0, videos=refs, thumbnail_side=side)
     started = time.perf_counter()
     engine = RayEngine(setting, config.workers, address=config.ray_address)
     try:

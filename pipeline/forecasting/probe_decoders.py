@@ -44,6 +44,8 @@ class DecodeSample:
     num_frames: int
     """0 if it failed."""
     has_failed: bool
+    thumbnail_bytes: int = 0
+    """Of all its thumbnails."""
 
 
 def sized(video: VideoRef) -> SizedVideo:
@@ -89,11 +91,12 @@ class DecoderPool:
         sampling: Sampling,
         preprocessing: Preprocessing,
         num_clips_kept: int,
+        thumbnail_side: int = 0,
     ) -> None:
         self._decoders = [IsolatedDecoder(limits) for _ in range(num_decoders)]
         self._threads = ThreadPoolExecutor(num_decoders)
         self._sampling, self._preprocessing = sampling, preprocessing
-        self._num_clips_kept = num_clips_kept
+        self._num_clips_kept, self._thumbnail_side = num_clips_kept, thumbnail_side
         self.clips: list[Clip] = []
         """Some of those that were decoded."""
 
@@ -141,12 +144,18 @@ class DecoderPool:
                     seconds=seconds,
                     num_frames=len(clip.frames_THWC) if isinstance(clip, Clip) else 0,
                     has_failed=not isinstance(clip, Clip),
+                    thumbnail_bytes=sum(map(len, clip.thumbnails)) if isinstance(clip, Clip) else 0,
                 )
             )
         return samples
 
     def _task(self, video: VideoRef) -> DecodeTask:
-        return DecodeTask(video=video, sampling=self._sampling, preprocessing=self._preprocessing)
+        return DecodeTask(
+            video=video,
+            sampling=self._sampling,
+            preprocessing=self._preprocessing,
+            thumbnail_side=self._thumbnail_side,
+        )
 
 
 class DecodePhase:

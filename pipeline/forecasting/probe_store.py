@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from muse.pipeline.forecasting.store_size import THUMBNAIL_BYTES
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
@@ -82,6 +83,7 @@ def scratch_store(
         shard_size=config.shard_size,
         batch_videos=config.batch_videos,
         views=config.views,
+        thumbnail_side=config.thumbnail_side,
         golden=encoder.golden,
     )
     storage = open_storage(location)
@@ -141,4 +143,5 @@ def _features(header: StoreHeader, video: VideoRef) -> ClipFeatures:
         arrays=arrays,
         valid_T=np.ones(frames, np.bool_),
         pts_seconds_T=np.arange(frames, dtype=np.float64),
+        thumbnails=(bytes(THUMBNAIL_BYTES),) * frames if header.thumbnail_side else (),
     )

@@ -41,6 +41,8 @@ class Forecast:
     """Of one video: what each failure saves, as long as its shard has another video."""
     table_bytes: int
     """About what tables and receipts take beside them."""
+    thumbnail_bytes: int = 0
+    """About what thumbnails take, if they are as those of the sample; 0 without any."""
     decode_core_hours: float
     encode_hours: float
     """GPU-hours, or core-hours on the CPU; captions included."""
@@ -76,7 +78,7 @@ class Forecast:
     @property
     def needed_bytes(self) -> int:
         """That the disk must hold."""
-        return self.output_bytes + self.table_bytes
+        return self.output_bytes + self.table_bytes + self.thumbnail_bytes
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``forecast.json``."""

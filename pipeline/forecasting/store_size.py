@@ -14,6 +14,7 @@ from muse.errors import StoreError
 from muse.pipeline.header import EncoderInfo, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.store import CAPTIONS_PER_SHARD
+from muse.pipeline.thumbnails import index_bytes
 from muse.pipeline.views import ArraySpec, arrays_of
 
 _INDEX_ENTRY_BYTES = 16  # offset and length of a row in its shard
@@ -21,6 +22,7 @@ _CHECKSUM_BYTES = 4
 _VALID_BYTES, _PTS_BYTES = 1, 8  # bool and float64 a frame
 _MARGIN = 1.02  # file systems round up, and keep books of their own
 _RECEIPT_BYTES, _RECEIPT_ROW_BYTES = 720, 20
+THUMBNAIL_BYTES = 4_000  # a picture of real clips; the made world's have 3 kB
 _TABLE_SHRINKS = 0.6  # Parquet's dictionaries and snappy, on ids, paths and captions
 
 
@@ -108,6 +110,31 @@ def other_bytes(videos: Sequence[VideoShard], captions: Sequence[CaptionShard]) 
     rows = sum(len(shard.videos) for shard in videos)
     receipts = (len(videos) + len(captions)) * _RECEIPT_BYTES + rows * _RECEIPT_ROW_BYTES
     return round((names + texts) * _TABLE_SHRINKS) + receipts
+
+
+def thumbnail_bytes(
+    videos: Sequence[VideoShard],
+    *,
+    num_frames: int,
+    shard_size: int,
+    frame_bytes: float = THUMBNAIL_BYTES,
+) -> int:
+    """About what thumbnails of these shards take, if all videos decode and have T frames.
+
+    Args:
+        videos: To be done.
+        num_frames: T.
+        shard_size: Of the store.
+        frame_bytes: Of one picture.
+    """
+    rows = sum(
+        video.path is not None and place not in shard.kept
+        for shard in videos
+        for place, video in enumerate(shard.videos)
+    )
+    return round(rows * num_frames * frame_bytes) + len(videos) * index_bytes(
+        shard_size, num_frames
+    )
 
 
 def require_space(needed_bytes: int, free_bytes: int | None, where: str) -> None:

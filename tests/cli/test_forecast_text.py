@@ -56,6 +56,15 @@ def test_a_forecast_is_printed_as_aligned_lines(
     assert shown.err == ""
 
 
+def test_thumbnails_are_told_where_there_are_any(
+    forecast: Forecast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_forecast(forecast, as_json=False)
+    assert "thumbnails" not in capsys.readouterr().out
+    print_forecast(dataclasses.replace(forecast, thumbnail_bytes=46_000_000), as_json=False)
+    assert "of tables and receipts, 46.0 MB of thumbnails" in capsys.readouterr().out
+
+
 def test_a_busy_machine_is_remarked_on(
     forecast: Forecast, capsys: pytest.CaptureFixture[str]
 ) -> None:

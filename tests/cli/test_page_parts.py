@@ -15,13 +15,16 @@ from PIL import Image
 
 from muse.cli.page.charts import Bars, Curve, Dots, bar_chart, curve_chart, dot_chart
 from muse.cli.page.examples import examples_among
-from muse.cli.page.film_strips import NUM_FRAMES, SIDE, film_strips
+from muse.cli.page.film_strips import NUM_FRAMES, SIDE, film_strips, stored_thumbnails
 from muse.cli.page.markup import Markup, element, joined, number, rank_text, table
 from muse.cli.page.rank_bins import rank_bins
+from muse.errors import StoreError
 from muse.head.ranks import Ranks
+from muse.pipeline.decoding.decode import decode_clip
 from muse.pipeline.decoding.decoder import DecodeTask, attempt
-from muse.pipeline.header import Sampling
+from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, Failure, VideoRef
+from tests.head.memory_store import MemoryStore, make_store
 
 UNIFORM = Sampling(kind="uniform", num_frames=8)
 NAMES = {"head": "run", "against": "mean-pool", "chance": "chance"}
@@ -234,6 +237,56 @@ def test_strips_keep_to_their_bytes_and_the_first_come_first(two_second_video: P
     assert 0 < len(few) < 10
     assert list(few) == [str(n) for n in range(len(few))]
     assert sum(map(len, few.values())) <= 50_000
+
+
+def _never(task: DecodeTask) -> Clip | Failure:
+    raise AssertionError(f"{task.video.video_id} is decoded")
+
+
+def test_thumbnails_of_the_store_are_shown_without_a_file_and_without_decoding(
+    frame_index: Callable[[NDArray[np.uint8]], int],
+    two_second_video: Path,
+) -> None:
+    crop = Preprocessing(
+        size=8, resize_to=8, interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    video = VideoRef(video_id="a", path=two_second_video)
+    clip = decode_clip(video, sampling=UNIFORM, preprocessing=crop, thumbnail_side=SIDE)
+    stored = {"a": clip.thumbnails, "gone": clip.thumbnails[:1]}
+    videos = [video, VideoRef(video_id="gone", path=None)]
+    strips = film_strips(videos, sampling=UNIFORM, decode=_never, thumbnails=lambda i: stored[i])
+    for name, wanted in (("a", [1, 6, 13, 18]), ("gone", [1, 1, 1, 1])):
+        picture = _picture(strips[name])
+        assert picture.shape == (SIDE, NUM_FRAMES * SIDE, 3)
+        inner = [picture[20:-20, SIDE * n + 20 : SIDE * n + 76] for n in range(NUM_FRAMES)]
+        assert [frame_index(frame) for frame in inner] == wanted
+
+
+@pytest.mark.parametrize("jpeg", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])
+def test_a_video_whose_thumbnails_are_damaged_is_decoded(
+    two_second_video: Path, jpeg: bytes
+) -> None:
+    videos = [VideoRef(video_id="a", path=two_second_video), VideoRef(video_id="b", path=None)]
+    strips = film_strips(
+        videos, sampling=UNIFORM, decode=_noise, thumbnails=lambda video_id: [jpeg]
+    )
+    assert list(strips) == ["a"]
+
+
+def test_a_store_with_a_damaged_file_of_thumbnails_still_makes_a_page() -> None:
+    class Damaged(MemoryStore):
+        def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+            if row == 1:
+                raise StoreError("damaged")
+            return (b"a picture",)
+
+    made = make_store(num_videos=2)
+    store = Damaged(
+        made.header, made._clips, made.captions, made._embeddings_QD, made.has_embedding_Q
+    )
+    thumbnails = stored_thumbnails(store)
+    assert [thumbnails(f"video{row}") for row in (0, 1)] == [(b"a picture",), ()]
+    assert stored_thumbnails(made)("video0") == ()
 
 
 def test_a_video_is_decoded_once(two_second_video: Path) -> None:

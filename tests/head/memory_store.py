@@ -108,6 +108,9 @@ class MemoryStore:
             raise StoreError("a caption has no embedding")
         return self._embeddings_QD[rows]
 
+    def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+        return None
+
 
 def make_store(
     *,

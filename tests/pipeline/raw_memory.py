@@ -83,6 +83,10 @@ class RawMemoryStore:
             raise StoreError("a caption has no embedding")
         return np.stack(found)  # type: ignore[arg-type]
 
+    def read_thumbnails(self, row: int) -> tuple[bytes, ...] | None:
+        features = self.rows[row]
+        return (features.thumbnails or None) if isinstance(features, ClipFeatures) else None
+
 
 class FeaturesInMemory(MemoryStore):
     """The head's store of tokens that a head can learn from, as a `RawStore`."""

@@ -30,7 +30,8 @@ class Runs:
     """Runs of `extract` on files that a test writes: what a file says is what it shows.
 
     A number is a video of one grey, two frames long; a reason of `FAILURE_REASONS` is how it fails.
-    What follows the first word makes the bytes of two files differ.
+    What follows the first word makes the bytes of two files differ. `pictures_of_word` are its
+    thumbnails.
     """
 
     folder: Path
@@ -129,6 +130,11 @@ class Runs:
         return int(store.read_caption_embeddings(np.array([row]))[0, 0])
 
 
+def pictures_of_word(word: object) -> tuple[bytes, ...]:
+    """In place of JPEG files: each of another length."""
+    return (f"{word} at first".encode(), f"{word} then".encode())
+
+
 def clip_of_word(task: DecodeTask) -> Clip | Failure:
     """What a decoder makes of such a file."""
     video = task.video
@@ -148,4 +154,5 @@ def clip_of_word(task: DecodeTask) -> Clip | Failure:
         frames_THWC=np.full((2, size, size, 3), int(word), dtype=np.uint8),
         pts_seconds_T=np.array([0.0, 0.5]),
         source=source_of(video.path, wants_sha256=task.wants_sha256),
+        thumbnails=pictures_of_word(word) if task.thumbnail_side else (),
     )

@@ -402,7 +402,8 @@ def test_want_of_memory_is_the_file_s_fault_where_there_is_room_for_all_of_it(
 ) -> None:
     monkeypatch.setattr("av.open", no_memory)
     monkeypatch.setattr(
-        "muse.pipeline.decoding.decode._has_memory_for", lambda size_bytes: size_bytes <= room_bytes
+        "muse.pipeline.decoding.video_file._has_memory_for",
+        lambda size_bytes: size_bytes <= room_bytes,
     )
     with pytest.raises(expected):
         decode(two_second_video)

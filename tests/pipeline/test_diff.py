@@ -52,6 +52,15 @@ def test_two_runs_of_the_same_extraction_hold_the_same(two: Callable[..., StoreD
     assert (found.is_empty, kinds(found), found.num_compared) == (True, set(), 3)
 
 
+def test_thumbnails_of_one_store_alone_are_a_setting_that_differs(
+    two: Callable[..., StoreDiff],
+) -> None:
+    found = two({}, thumbnails=True)
+    (field,) = found.fields
+    assert (kinds(found), field.name) == ({"fields"}, "thumbnail_side")
+    assert (field.left, field.right, field.is_in_fingerprint) == (0, 112, False)
+
+
 def test_a_video_with_other_content_is_named_with_its_error(two: Callable[..., StoreDiff]) -> None:
     found = two({"b": 102})
     (difference,) = found.features

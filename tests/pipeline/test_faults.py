@@ -53,6 +53,9 @@ class NotesAsVideos:
             frames_THWC=frames,
             pts_seconds_T=np.arange(FRAMES, dtype=np.float64) + len(text) / 64,
             source=source_of(path, wants_sha256=task.wants_sha256),
+            thumbnails=tuple(
+                f"{text} at {frame}".encode() for frame in range(FRAMES) if task.thumbnail_side
+            ),
         )
 
     def close(self) -> None:
@@ -163,6 +166,11 @@ def _all_at_once(world: World) -> None:
     )
 
 
+def _thumbnails(world: World) -> None:
+    world.command = dataclasses.replace(world.command, thumbnails=True)
+    _all_at_once(world)
+
+
 WORLDS: dict[str, Callable[[World], None]] = {
     "fresh": _fresh,
     "duplicates": _duplicates,
@@ -170,6 +178,7 @@ WORLDS: dict[str, Callable[[World], None]] = {
     "append": _append,
     "changed": _changed,
     "all at once": _all_at_once,
+    "thumbnails": _thumbnails,
 }
 
 
@@ -197,14 +206,15 @@ _Row = tuple[object, ...]
 
 
 def readable_rows(folder: Path) -> dict[object, _Row]:
-    """All that a reader can get: each video's file and features, each caption's embedding."""
+    """All that a reader can get: each video's file, features and thumbnails, each embedding."""
     store = ZarrStore.open(folder)
     found: dict[object, _Row] = {}
     for row in np.flatnonzero(store.has_features_N).tolist():
         clip, source = store.read_clip(row), store.sources[row]
         arrays = (clip.tokens_TKD, clip.valid_T, clip.pts_seconds_T)
         identity = (source.size_bytes, source.mtime_ns)
-        found[clip.video_id] = (identity, *(array.tobytes() for array in arrays))
+        pictures = store.read_thumbnails(row)
+        found[clip.video_id] = (identity, pictures, *(array.tobytes() for array in arrays))
     for row in np.flatnonzero(store.has_embedding_Q).tolist():
         embedding = store.read_caption_embeddings(np.array([row]))
         found[row, store.captions[row]] = (embedding.tobytes(),)

@@ -110,6 +110,23 @@ def test_the_run_writes_the_bytes_that_were_said_less_those_of_failed_videos(
     assert forecast.num_frames == 1 + 2 + 2 + 3 + 3  # of 1, 1.5, 2, 2.5 and 3 s at a frame a second
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("run_here")
+def test_thumbnails_take_about_what_those_of_the_sample_say(
+    rows: ListedRows, video_folder: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config_for(tmp_path / "store"), thumbnails=True)
+    work = PendingWork.of(rows, None, shard_size=config.shard_size)
+    forecast = make_forecast(config, work)
+    extract(config, list_folder(video_folder, tmp_path / "captions.csv"))
+    written = sum(file.stat().st_size for file in (tmp_path / "store/thumbnails").iterdir())
+    # Six files of seven videos, of which one is text.
+    assert written < forecast.thumbnail_bytes < 1.25 * written
+    assert forecast.needed_bytes == (
+        forecast.output_bytes + forecast.table_bytes + forecast.thumbnail_bytes
+    )
+
+
 @pytest.mark.usefixtures("run_here")
 def test_a_probe_leaves_nothing_behind(rows: ListedRows, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))

@@ -62,6 +62,7 @@ def config(url: str) -> ExtractConfig:
         engine="local",
         device="cpu",
         sampling=Sampling(fps=4.0, num_frames=3),
+        thumbnails=True,
         shard_size=3,
         batch_videos=2,
         workers=Workers(num_decoders=1),
@@ -79,6 +80,8 @@ def test_a_store_at_a_url_has_the_root_of_one_in_a_folder(
     for row in np.flatnonzero(here.has_features_N).tolist():
         ours, theirs = here.read_clip(row), open_store(config.out).read_clip(row)
         assert ours.tokens_TKD.tobytes() == theirs.tokens_TKD.tobytes()
+        assert len(there.read_thumbnails(row) or ()) == ours.valid_T.sum()
+        assert there.read_thumbnails(row) == here.read_thumbnails(row)
     rows = np.flatnonzero(here.has_embedding_Q)
     assert (there.read_caption_embeddings(rows) == here.read_caption_embeddings(rows)).all()
 

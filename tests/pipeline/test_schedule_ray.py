@@ -43,6 +43,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
         timeout: float = 100,
         table: str = "video,caption\na,a song\ngone,a dog\nf,a cat\n",
         text_length: int | None = None,
+        thumbnails: bool = False,
     ) -> ExtractSummary:
         captions = tmp_path / "captions.csv"
         captions.write_text(table, encoding="utf-8")
@@ -52,6 +53,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
             engine=engine,  # type: ignore[arg-type]
             sampling=Sampling(num_frames=2),
             text_length=text_length,
+            thumbnails=thumbnails,
             shard_size=3,
             batch_videos=2,
             workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
@@ -66,10 +68,14 @@ def test_both_engines_write_the_same_bytes(
     video_folder: Path,
     tmp_path: Path,
     same_store: Callable[[Path, Path], bool],
+    bytes_of: Callable[[Path], dict[str, bytes]],
 ) -> None:
-    run(video_folder, name="ray", engine="ray")
-    run(video_folder, name="local", engine="local")
+    run(video_folder, name="ray", engine="ray", thumbnails=True)
+    run(video_folder, name="local", engine="local", thumbnails=True)
     assert same_store(tmp_path / "ray", tmp_path / "local")
+    pictures = [bytes_of(tmp_path / name / "thumbnails") for name in ("ray", "local")]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 3
 
 
 WINDOWS = """\

@@ -186,7 +186,7 @@ def test_a_repaired_store_is_the_same_again_after_the_next_run(
         (whole.out / name).write_bytes(bytes(damaged))
     problems = checked(whole).problems
     assert {problem.name for problem in problems} == set(names)
-    assert repair(whole.store.location) == num_shards
+    assert repair(whole.store.location).num_withdrawn == num_shards
     assert checked(whole).problems == ()
     whole.run(CAPTIONS)
     assert whole.store.root_sha256 == root
@@ -233,5 +233,5 @@ def test_what_a_run_has_changed_since_the_store_was_opened_is_no_damage(whole: R
 def test_a_repair_withdraws_only_what_is_damaged_when_it_begins(whole: Runs) -> None:
     whole.put(a="8 anew")
     whole.run(CAPTIONS, redo=RedoRules(changed="stat"))
-    assert repair(whole.store.location) == 0
+    assert repair(whole.store.location).num_withdrawn == 0
     assert "pending" not in whole.states.values()
