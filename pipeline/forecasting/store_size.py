@@ -22,7 +22,7 @@ _CHECKSUM_BYTES = 4
 _VALID_BYTES, _PTS_BYTES = 1, 8  # bool and float64 a frame
 _MARGIN = 1.02  # file systems round up, and keep books of their own
 _RECEIPT_BYTES, _RECEIPT_ROW_BYTES = 720, 20
-THUMBNAIL_BYTES = 4_000  # a picture of real clips; the made world's have 3 kB
+THUMBNAIL_BYTES = 4_000  # a picture of real clips; the made world's have 2 kB
 _TABLE_SHRINKS = 0.6  # Parquet's dictionaries and snappy, on ids, paths and captions
 
 

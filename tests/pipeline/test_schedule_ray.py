@@ -75,7 +75,7 @@ def test_both_engines_write_the_same_bytes(
     assert same_store(tmp_path / "ray", tmp_path / "local")
     pictures = [bytes_of(tmp_path / name / "thumbnails") for name in ("ray", "local")]
     assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 3
+    assert len(pictures[0]) == 2  # the third shard has a missing video alone
 
 
 WINDOWS = """\
