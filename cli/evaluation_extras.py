@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
+    from muse.cli.evaluated import Evaluated, Rules
     from muse.head.bootstrap import Interval, Resampling, RetrievalIntervals
     from muse.head.evaluate import SplitEmbeddings
-    from muse.head.model import VideoEmbedder
     from muse.head.post_processing import PostProcessedNumbers, PostProcessing
     from muse.pipeline.store import FeatureStore
 
@@ -58,43 +56,49 @@ class AskedExtras:
                     f"one, such as --head {next(iter(runs.values()))}."
                 )
 
-    def of(
-        self,
-        store: "FeatureStore",
-        head: "VideoEmbedder",
-        embedded: "SplitEmbeddings",
-        device: "torch.device",
-    ) -> FoundExtras:
+    def require_default_rules(self, rules: "Rules") -> None:
+        """Nothing, if no extra was asked of ranks that are counted by other rules.
+
+        Raises:
+            UsageError: If one was.
+        """
+        from muse.errors import UsageError
+
+        usual = type(rules)()
+        if (self.resampling is not None or self.post or self.ledger is not None) and rules != usual:
+            raise UsageError(
+                f"--ties {rules.ties}, --v2t {rules.v2t}: intervals, post-processed rows and "
+                f"ledgers follow the rules {usual.ties} and {usual.v2t}. Leave out these flags, or "
+                "those."
+            )
+
+    def of(self, evaluated: "Evaluated") -> FoundExtras:
         """What was asked for of an evaluated head.
 
         Raises:
             MuseError: If one is undefined for the split.
         """
-        from muse.head.comparison import head_ranks
+        from muse.head.bootstrap import retrieval_intervals
 
         intervals = None
         if self.resampling is not None:
-            ranks = head_ranks(store, embedded, head_name=head.name)
-            intervals = ranks.intervals(self.resampling)
-        return FoundExtras(
-            intervals=intervals, post_processed=self._post(store, head, embedded, device)
-        )
+            intervals = retrieval_intervals(
+                evaluated.ranks.text_to_video,
+                evaluated.ranks.video_to_text,
+                video_of_caption_Q=evaluated.embedded.video_of_caption_Q,
+                resampling=self.resampling,
+            )
+        return FoundExtras(intervals=intervals, post_processed=self._post(evaluated))
 
-    def _post(
-        self,
-        store: "FeatureStore",
-        head: "VideoEmbedder",
-        embedded: "SplitEmbeddings",
-        device: "torch.device",
-    ) -> "tuple[PostProcessedNumbers, ...]":
+    def _post(self, evaluated: "Evaluated") -> "tuple[PostProcessedNumbers, ...]":
         from muse.head.post_processing import needs_bank, post_processed
         from muse.head.training_bank import retrieval_of, training_bank
 
-        bank = None
+        opened, bank = evaluated.opened, None
         if any(needs_bank(name) for name in self.post):
-            split = embedded.selection.split
-            bank = training_bank(store, head, test_split=split, device=device)
-        test = retrieval_of(embedded)
+            split = evaluated.embedded.selection.split
+            bank = training_bank(opened.store, opened.head, test_split=split, device=opened.device)
+        test = retrieval_of(evaluated.embedded)
         return tuple(post_processed(name, test, bank) for name in self.post)
 
 
