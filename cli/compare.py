@@ -43,8 +43,9 @@ def compare(
 ) -> None:
     """Print how far two heads are apart on the same queries, how surely, and what that means."""
     from muse.cli.evaluation_extras import write_ledger
+    from muse.cli.json_file import write_json
     from muse.cli.report import print_line, print_table
-    from muse.cli.results_file import write_comparison
+    from muse.cli.results_file import comparison_content
     from muse.head.bootstrap import Resampling
     from muse.head.comparison import compare_heads, head_ranks
     from muse.head.evaluate import embed_split
@@ -70,7 +71,8 @@ def compare(
     for run in dict.fromkeys((run_a, run_b)):
         print_remarks(run, split)
     if json_file is not None:
-        write_comparison(json_file, found.as_json(), opened, embeddings[0].selection)
+        content = comparison_content(found.as_json(), opened, embeddings[0].selection)
+        write_json(json_file, content)
     if ledger is not None:
         write_ledger(ledger, opened[0].store, dict(zip((run_a, run_b), embeddings, strict=True)))
 

@@ -13,8 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muse.cli.json_file import write_json
-
 if TYPE_CHECKING:
     from muse.cli.evaluated import Evaluated, OpenedHead
     from muse.head.data import SplitSelection
@@ -26,20 +24,16 @@ SCHEMA_VERSION = 1
 _PACKAGES_OF_HEADS = ("mamba-ssm", "causal-conv1d", "safetensors")
 
 
-def write_evaluation(file: Path, evaluated: "Evaluated", extras: Mapping[str, Any]) -> None:
-    """The results file of one head.
+def evaluation_content(evaluated: "Evaluated", extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of one head.
 
     Args:
-        file: Where to.
         evaluated: The head's numbers.
         extras: Keys beside the report's, such as ``intervals``.
-
-    Raises:
-        UsageError: If it can't be written.
     """
     from muse.head.provenance import head_provenance
 
-    content = {
+    return {
         **_schema(EVALUATION),
         **evaluated.report.as_json(),
         **extras,
@@ -49,18 +43,17 @@ def write_evaluation(file: Path, evaluated: "Evaluated", extras: Mapping[str, An
             "head": head_provenance(evaluated.opened.name),
         },
     }
-    write_json(file, content)
 
 
-def write_seeds(
-    file: Path, evaluated: "Mapping[int, Evaluated]", extras: Mapping[str, Any]
-) -> None:
-    """The results file of a folder of seeds: the arguments and the error of `write_evaluation`."""
+def seeds_content(
+    evaluated: "Mapping[int, Evaluated]", extras: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The results of a folder of seeds, by seed; ``extras`` are keys beside ``spread``."""
     from muse.head.provenance import head_provenance
     from muse.head.seeds import spreads_json
 
     reports = {seed: one.report.as_json() for seed, one in evaluated.items()}
-    content = {
+    return {
         **_schema(SEEDS),
         "spread": spreads_json(list(reports.values())),
         **extras,
@@ -70,29 +63,21 @@ def write_seeds(
         ],
         "provenance": _provenance(next(iter(evaluated.values()))),
     }
-    write_json(file, content)
 
 
-def write_comparison(
-    file: Path,
-    comparison: Mapping[str, Any],
-    heads: "Sequence[OpenedHead]",
-    selection: "SplitSelection",
-) -> None:
-    """The results file of ``muse compare``.
+def comparison_content(
+    comparison: Mapping[str, Any], heads: "Sequence[OpenedHead]", selection: "SplitSelection"
+) -> dict[str, Any]:
+    """The results of ``muse compare``.
 
     Args:
-        file: Where to.
         comparison: `muse.head.comparison.Comparison.as_json`.
         heads: The two, in order.
         selection: What both were measured on.
-
-    Raises:
-        UsageError: If it can't be written.
     """
     from muse.head.provenance import head_provenance
 
-    content = {
+    return {
         **_schema(COMPARISON),
         **comparison,
         "provenance": {
@@ -104,14 +89,13 @@ def write_comparison(
             ],
         },
     }
-    write_json(file, content)
 
 
 def read_results(file: Path, *schemas: str) -> dict[str, Any]:
     """The content of a results file.
 
     Args:
-        file: Of `write_evaluation`, `write_seeds` or `write_comparison`.
+        file: With the content of one of the functions above.
         schemas: Which of them will do.
 
     Raises:
