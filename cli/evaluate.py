@@ -1,18 +1,16 @@
 """``muse evaluate``: retrieval numbers of a head on a split.
 
-Its flags and the order of the work. Opening and evaluating is in ``evaluated``; what is made of the
-numbers is in ``evaluation_text`` (tables), ``evaluation_extras`` (intervals, post-processed rows,
-ledger), ``results_file`` (JSON), ``latex_rows`` and ``evaluation_page`` (HTML).
+Its flags and the order of the work. Opening and evaluating is in ``evaluated``, tables are in
+``evaluation_text``, intervals and post-processed rows in ``evaluation_extras``, and files in
+``result_files``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muse.cli.evaluated import Evaluated, OpenedHead, Rules, evaluate_opened, open_head_on
+from muse.cli.evaluated import Evaluated, Rules, evaluate_opened, open_head_on
 from muse.cli.flags import (
     DeviceOption,
     HeadOption,
@@ -26,6 +24,7 @@ from muse.cli.flags import (
     ViewOption,
 )
 from muse.cli.head_history import print_remarks
+from muse.cli.result_files import ResultFiles
 
 if TYPE_CHECKING:
     from muse.cli.evaluation_extras import AskedExtras
@@ -65,6 +64,9 @@ def evaluate(
     latex_file: Annotated[
         str | None, _file("A row of a LaTeX table; - prints it.", "--latex")
     ] = None,
+    mteb_folder: Annotated[
+        Path | None, _file("A folder of mteb's results, where it has such a task.", "--mteb")
+    ] = None,
     html_file: Annotated[Path | None, _file("A page with charts and examples.", "--html")] = None,
     against: Annotated[
         str | None, _file("A second head on the page: a run folder, or mean-pool.")
@@ -80,90 +82,41 @@ def evaluate(
     from muse.head.seeds import require_finished, seed_runs
 
     rules = Rules(ties=ties, v2t=v2t)
-    files = _ResultFiles(json=json_file, latex=latex_file)
     require_rules_fit(ties.value, v2t.value)
-    extras = asked_extras(interval=interval, draws=draws, post=post, ledger=ledger)
+    extras = asked_extras(interval=interval, draws=draws, post=post)
     extras.require_default_rules(rules)
-    _require_page_fits(html_file, against=against, rules=rules)
+    files = ResultFiles(
+        json=json_file,
+        latex=latex_file,
+        mteb=mteb_folder,
+        ledger=ledger,
+        html=html_file,
+        against=against,
+    )
+    files.require_rules(rules)
     runs = seed_runs(Path(head))
     require_finished(runs)
     if runs:
-        extras.require_none(head, runs)
-        _require_one_run(html_file, head, runs)
+        extras.require_one_run(head, runs)
+        files.require_one_run(head, runs)
+    names = [*map(str, runs.values())] if runs else [head]
     opened = [
         open_head_on(store, name, view=view, device=device, scan=scan)
-        for name in (*(map(str, runs.values()) if runs else (head,)), against)
-        if name is not None
+        for name in (*names, *([against] if against is not None else []))
     ]
+    files.require_task(opened[0], split)
+    evaluated = [evaluate_opened(one, split, rules) for one in opened[: len(names)]]
     if runs:
-        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, rules, files)
+        _show_seeds(dict(zip(runs, evaluated, strict=True)), files)
         return
-    evaluated = evaluate_opened(opened[0], split, rules)
-    _show(evaluated, extras, files)
-    if html_file is not None:
-        others = [evaluate_opened(other, split, rules) for other in opened[1:]]
-        _write_page(html_file, [evaluated, *others])
+    _show(evaluated[0], extras, files)
+    others = [evaluate_opened(one, split, rules) for one in opened[1:]]
+    files.write_page([*evaluated, *others])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ResultFiles:
-    """Where the numbers go beside the terminal."""
-
-    json: Path | None
-    latex: str | None
-    """A file, or ``-``."""
-
-    @property
-    def are_asked_for(self) -> bool:
-        """Whether there is one."""
-        return self.json is not None or self.latex is not None
-
-    def write(self, content: Mapping[str, Any]) -> None:
-        """All that were asked for.
-
-        Args:
-            content: Of a results file.
-
-        Raises:
-            UsageError: If one can't be written.
-        """
-        from muse.cli.json_file import write_json, write_text
-        from muse.cli.latex_rows import latex_rows
-        from muse.cli.report import print_line
-
-        if self.json is not None:
-            write_json(self.json, content)
-        if self.latex == "-":
-            print_line(latex_rows([content]).removesuffix("\n"))
-        elif self.latex is not None:
-            write_text(Path(self.latex), latex_rows([content]), flag="--latex")
-
-
-def _require_page_fits(html_file: Path | None, *, against: str | None, rules: Rules) -> None:
-    from muse.errors import UsageError
-
-    if against is not None and html_file is None:
-        raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
-    if html_file is not None and rules != Rules():
-        raise UsageError(
-            f"--ties {rules.ties}, --v2t {rules.v2t}: a page's charts follow the rules "
-            f"{Rules().ties} and {Rules().v2t}. Leave out --html, or these."
-        )
-
-
-def _require_one_run(html_file: Path | None, folder: str, runs: dict[int, Path]) -> None:
-    from muse.errors import UsageError
-
-    if html_file is not None:
-        raise UsageError(
-            f"--html {html_file}: a page is about one run, and {folder} holds {len(runs)}, one a "
-            f"seed. Name one, such as --head {next(iter(runs.values()))}."
-        )
-
-
-def _show(evaluated: Evaluated, extras: "AskedExtras", files: _ResultFiles) -> None:
+def _show(evaluated: Evaluated, extras: "AskedExtras", files: ResultFiles) -> None:
     """One head, on the terminal and in the files that were asked for."""
-    from muse.cli.evaluation_extras import print_post_rows, write_ledger
+    from muse.cli.evaluation_extras import print_post_rows
     from muse.cli.evaluation_text import print_evaluation
     from muse.cli.results_file import evaluation_content
 
@@ -171,29 +124,16 @@ def _show(evaluated: Evaluated, extras: "AskedExtras", files: _ResultFiles) -> N
     print_evaluation(evaluated.report, found.intervals)
     print_post_rows(found.post_processed)
     print_remarks(evaluated.opened.name, evaluated.report.split)
-    if files.are_asked_for:
-        files.write(evaluation_content(evaluated, found.as_json()))
-    if extras.ledger is not None:
-        write_ledger(extras.ledger, evaluated.store, {evaluated.opened.name: evaluated.embedded})
+    files.write(lambda: evaluation_content(evaluated, found.as_json()))
+    files.write_of_one(evaluated)
 
 
-def _evaluate_seeds(
-    opened: dict[int, OpenedHead], split: str, rules: Rules, files: _ResultFiles
-) -> None:
+def _show_seeds(seeds: dict[int, Evaluated], files: ResultFiles) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
     from muse.cli.results_file import seeds_content
     from muse.cli.seeds import print_seeds
 
-    evaluated = {seed: evaluate_opened(head, split, rules) for seed, head in opened.items()}
-    print_seeds({seed: one.report.as_json() for seed, one in evaluated.items()})
-    print_remarks(next(iter(opened.values())).name, split)
-    if files.are_asked_for:
-        files.write(seeds_content(evaluated, {}))
-
-
-def _write_page(file: Path, evaluated: list[Evaluated]) -> None:
-    from muse.cli.evaluation_page import write_evaluation_page
-    from muse.cli.report import print_line
-
-    write_evaluation_page(file, evaluated)
-    print_line(f"report: {file}")
+    first = next(iter(seeds.values()))
+    print_seeds({seed: one.report.as_json() for seed, one in seeds.items()})
+    print_remarks(first.opened.name, first.report.split)
+    files.write(lambda: seeds_content(seeds, {}))

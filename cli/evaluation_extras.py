@@ -38,9 +38,8 @@ class AskedExtras:
 
     resampling: "Resampling | None"
     post: "tuple[PostProcessing, ...]"
-    ledger: Path | None
 
-    def require_none(self, folder: str, runs: Mapping[int, Path]) -> None:
+    def require_one_run(self, folder: str, runs: Mapping[int, Path]) -> None:
         """Nothing, if no extra was asked of a folder of seeds.
 
         Raises:
@@ -48,7 +47,7 @@ class AskedExtras:
         """
         from muse.errors import UsageError
 
-        asked = {"--interval": self.resampling, "--post": self.post, "--ledger": self.ledger}
+        asked = {"--interval": self.resampling, "--post": self.post}
         for flag, value in asked.items():
             if value:
                 raise UsageError(
@@ -65,11 +64,10 @@ class AskedExtras:
         from muse.errors import UsageError
 
         usual = type(rules)()
-        if (self.resampling is not None or self.post or self.ledger is not None) and rules != usual:
+        if (self.resampling is not None or self.post) and rules != usual:
             raise UsageError(
-                f"--ties {rules.ties}, --v2t {rules.v2t}: intervals, post-processed rows and "
-                f"ledgers follow the rules {usual.ties} and {usual.v2t}. Leave out these flags, or "
-                "those."
+                f"--ties {rules.ties}, --v2t {rules.v2t}: intervals and post-processed rows follow "
+                f"the rules {usual.ties} and {usual.v2t}. Leave out these flags, or those."
             )
 
     def of(self, evaluated: "Evaluated") -> FoundExtras:
@@ -102,9 +100,7 @@ class AskedExtras:
         return tuple(post_processed(name, test, bank) for name in self.post)
 
 
-def asked_extras(
-    *, interval: float | None, draws: int, post: str, ledger: Path | None
-) -> AskedExtras:
+def asked_extras(*, interval: float | None, draws: int, post: str) -> AskedExtras:
     """What the flags of ``muse evaluate`` ask for.
 
     Raises:
@@ -116,7 +112,6 @@ def asked_extras(
     return AskedExtras(
         resampling=None if interval is None else Resampling(level=interval, draws=draws),
         post=parse_names(post) if post else (),
-        ledger=ledger,
     )
 
 
