@@ -6,11 +6,12 @@ Its flags and the order of the work. Opening and evaluating is in ``evaluated``,
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from muse.cli.evaluated import Evaluated, Rules, evaluate_opened, open_head_on
+from muse.cli.evaluation_extras import AskedExtras, FoundExtras, asked_extras, print_post_rows
 from muse.cli.flags import (
     DeviceOption,
     HeadOption,
@@ -25,9 +26,6 @@ from muse.cli.flags import (
 )
 from muse.cli.head_history import print_remarks
 from muse.cli.result_files import ResultFiles
-
-if TYPE_CHECKING:
-    from muse.cli.evaluation_extras import AskedExtras
 
 
 def _file(text: str, *names: str) -> Any:
@@ -77,14 +75,12 @@ def evaluate(
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
-    from muse.cli.evaluation_extras import asked_extras
     from muse.head.metrics import require_rules_fit
     from muse.head.seeds import require_finished, seed_runs
 
     rules = Rules(ties=ties, v2t=v2t)
     require_rules_fit(ties.value, v2t.value)
     extras = asked_extras(interval=interval, draws=draws, post=post)
-    extras.require_default_rules(rules)
     files = ResultFiles(
         json=json_file,
         latex=latex_file,
@@ -107,16 +103,15 @@ def evaluate(
     files.require_task(opened[0], split)
     evaluated = [evaluate_opened(one, split, rules) for one in opened[: len(names)]]
     if runs:
-        _show_seeds(dict(zip(runs, evaluated, strict=True)), files)
+        _show_seeds(dict(zip(runs, evaluated, strict=True)), extras, files)
         return
     _show(evaluated[0], extras, files)
     others = [evaluate_opened(one, split, rules) for one in opened[1:]]
     files.write_page([*evaluated, *others])
 
 
-def _show(evaluated: Evaluated, extras: "AskedExtras", files: ResultFiles) -> None:
+def _show(evaluated: Evaluated, extras: AskedExtras, files: ResultFiles) -> None:
     """One head, on the terminal and in the files that were asked for."""
-    from muse.cli.evaluation_extras import print_post_rows
     from muse.cli.evaluation_text import print_evaluation
     from muse.cli.results_file import evaluation_content
 
@@ -128,12 +123,13 @@ def _show(evaluated: Evaluated, extras: "AskedExtras", files: ResultFiles) -> No
     files.write_of_one(evaluated)
 
 
-def _show_seeds(seeds: dict[int, Evaluated], files: ResultFiles) -> None:
+def _show_seeds(seeds: dict[int, Evaluated], extras: AskedExtras, files: ResultFiles) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
     from muse.cli.results_file import seeds_content
     from muse.cli.seeds import print_seeds
 
+    found = FoundExtras(intervals=extras.intervals([*seeds.values()]), post_processed=())
+    print_seeds({seed: one.report.as_json() for seed, one in seeds.items()}, found.intervals)
     first = next(iter(seeds.values()))
-    print_seeds({seed: one.report.as_json() for seed, one in seeds.items()})
     print_remarks(first.opened.name, first.report.split)
-    files.write(lambda: seeds_content(seeds, {}))
+    files.write(lambda: seeds_content(seeds, found.as_json()))

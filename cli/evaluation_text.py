@@ -1,5 +1,6 @@
 """The numbers of one head as ``muse evaluate`` prints them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from muse.cli.report import print_line, print_table
@@ -7,8 +8,8 @@ from muse.cli.report import print_line, print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from muse.head.bootstrap import RetrievalIntervals
     from muse.head.evaluate import RetrievalReport
+    from muse.head.retrieval_intervals import DirectionIntervals, RetrievalIntervals
 
 DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_text"))
 
@@ -28,7 +29,7 @@ def print_evaluation(report: "RetrievalReport", intervals: "RetrievalIntervals |
     table = Table("direction", *report.text_to_video.as_json())
     for title, field in DIRECTIONS:
         numbers = getattr(report, field).as_json()
-        around = getattr(intervals, field) if intervals else {}
+        around = getattr(intervals.numbers, field) if intervals else {}
         table.add_row(
             title,
             *(f"{value:.1f}{interval_text(around.get(name))}" for name, value in numbers.items()),
@@ -37,22 +38,31 @@ def print_evaluation(report: "RetrievalReport", intervals: "RetrievalIntervals |
     if (report.tie_rule, report.v2t_rule) != (TIE_RULE, V2T_RULE):
         print_line(f"ties: {report.tie_rule}; video to text: {report.v2t_rule}")
     if report.by_axis:
-        print_table(_axis_table(report))
+        print_table(_axis_table(report, intervals.by_axis if intervals else {}))
 
 
-def _axis_table(report: "RetrievalReport") -> "Table":
+def _axis_table(
+    report: "RetrievalReport", intervals: "Mapping[str, DirectionIntervals]"
+) -> "Table":
     """By what the captions ask for; chance is of a text's video being first of all V."""
     from rich.table import Table
     from rich.text import Text
 
+    from muse.cli.evaluation_extras import interval_text
+
+    to_video, to_text = (field for _, field in DIRECTIONS)
+    columns = ((to_video, "R@1"), (to_video, "R@5"), (to_video, "MdR"), (to_text, "R@1"))
     table = Table("axis", "captions", "t2v R@1", "R@5", "MdR", "v2t R@1", "chance")
     chance = f"{100 / report.num_videos:.2f}"
     for axis, found in report.by_axis.items():
-        to_video, to_text = found.text_to_video.as_json(), found.video_to_text.as_json()
-        numbers = (*(to_video[name] for name in ("R@1", "R@5", "MdR")), to_text["R@1"])
-        columns = (f"{number:.1f}" for number in numbers)
+        around = intervals.get(axis)
+        cells = (
+            f"{getattr(found, field).as_json()[name]:.1f}"
+            f"{interval_text(getattr(around, field)[name] if around else None)}"
+            for field, name in columns
+        )
         # A name of a caption file is no markup, and moves no cursor, whatever is in it.
-        table.add_row(Text(_one_line(axis)), str(found.num_captions), *columns, chance)
+        table.add_row(Text(_one_line(axis)), str(found.num_captions), *cells, chance)
     return table
 
 
