@@ -2,7 +2,7 @@
 
 Its flags and the order of the work. Opening and evaluating is in ``evaluated``, tables are in
 ``evaluation_text``, intervals and post-processed rows in ``evaluation_extras``, and files in
-``result_files``.
+``asked_files``.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from muse.cli.asked_files import AskedFiles
 from muse.cli.evaluated import Evaluated, Rules, evaluate_opened, open_head_on
 from muse.cli.evaluation_extras import AskedExtras, FoundExtras, asked_extras, print_post_rows
 from muse.cli.flags import (
@@ -25,7 +26,6 @@ from muse.cli.flags import (
     ViewOption,
 )
 from muse.cli.head_history import print_remarks
-from muse.cli.result_files import ResultFiles
 
 
 def _file(text: str, *names: str) -> Any:
@@ -81,7 +81,7 @@ def evaluate(
     rules = Rules(ties=ties, v2t=v2t)
     require_rules_fit(ties.value, v2t.value)
     extras = asked_extras(interval=interval, draws=draws, post=post)
-    files = ResultFiles(
+    files = AskedFiles(
         json=json_file,
         latex=latex_file,
         mteb=mteb_folder,
@@ -110,7 +110,7 @@ def evaluate(
     files.write_page([*evaluated, *others])
 
 
-def _show(evaluated: Evaluated, extras: AskedExtras, files: ResultFiles) -> None:
+def _show(evaluated: Evaluated, extras: AskedExtras, files: AskedFiles) -> None:
     """One head, on the terminal and in the files that were asked for."""
     from muse.cli.evaluation_text import print_evaluation
     from muse.cli.results_file import evaluation_content
@@ -123,7 +123,7 @@ def _show(evaluated: Evaluated, extras: AskedExtras, files: ResultFiles) -> None
     files.write_of_one(evaluated)
 
 
-def _show_seeds(seeds: dict[int, Evaluated], extras: AskedExtras, files: ResultFiles) -> None:
+def _show_seeds(seeds: dict[int, Evaluated], extras: AskedExtras, files: AskedFiles) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
     from muse.cli.results_file import seeds_content
     from muse.cli.seeds import print_seeds

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from muse.cli import mteb_results
+from muse.cli.asked_files import AskedFiles
 from muse.cli.evaluated import OpenedHead, Rules, evaluate_opened
 from muse.cli.flags import TiesFlag
 from muse.cli.mteb_results import TASKS, MtebTask, task_of, write_mteb_results
-from muse.cli.result_files import ResultFiles
 from muse.errors import UsageError
 from muse.head.data import select_split
 from muse.head.model import MeanPoolHead
@@ -105,13 +105,13 @@ def test_files_say_what_they_are_undefined_for() -> None:
     none = dict.fromkeys(("json", "latex", "mteb", "ledger", "html", "against"))
     pessimistic = Rules(ties=TiesFlag.pessimistic)
     for name in ("mteb", "ledger", "html"):
-        files = ResultFiles(**{**none, name: Path("x")})
+        files = AskedFiles(**{**none, name: Path("x")})
         files.require_rules(Rules())
         with pytest.raises(UsageError, match=f"--{name}.* --ties pessim|--ties pessim.*--{name}"):
             files.require_rules(pessimistic)
         with pytest.raises(UsageError, match=f"--{name} x: it is about one run, and seeds holds 1"):
             files.require_one_run("seeds", {42: Path("seeds/seed-42")})
-    ResultFiles(**{**none, "latex": "-"}).require_rules(pessimistic)
+    AskedFiles(**{**none, "latex": "-"}).require_rules(pessimistic)
 
 
 def test_the_benchmarks_begin_as_the_tasks_titles() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResultFiles:
+class AskedFiles:
     """Where the numbers go beside the terminal; None where they don't."""
 
     json: Path | None
