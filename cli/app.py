@@ -19,6 +19,7 @@ from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
 from muse.cli.head_import import import_head
 from muse.cli.head_influence import influence
+from muse.cli.latex import latex
 from muse.cli.search import search
 from muse.cli.store import errors, info
 from muse.cli.store_check import diff, verify
@@ -50,6 +51,7 @@ app.command()(extract)
 app.command("train-head")(train_head)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(latex)
 app.command(context_settings=CONTEXT, options_metavar=USAGE)(ablate)
 app.command()(search)
 app.add_typer(store_app, name="store")

@@ -5,23 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muse.cli.flags import (
-    DeviceOption,
-    ScanFlag,
-    ScanOption,
-    StoreArgument,
-    ViewFlag,
-    ViewOption,
-    open_for_head,
-)
+from muse.cli.evaluated import open_head_on
+from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
 from muse.cli.head_history import print_remarks
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from muse.head.comparison import Comparison, Difference
-    from muse.head.evaluate import SplitEmbeddings
-    from muse.pipeline.store import FeatureStore
 
 
 def compare(
@@ -39,7 +30,8 @@ def compare(
         int, typer.Option(help="Sign flips that p values are made of.")
     ] = 10_000,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the comparison to this file too.")
+        Path | None,
+        typer.Option("--json", help="The comparison and all that it depends on, as a file."),
     ] = None,
     ledger: Annotated[
         Path | None,
@@ -53,16 +45,21 @@ def compare(
     from muse.cli.evaluation_extras import write_ledger
     from muse.cli.json_file import write_json
     from muse.cli.report import print_line, print_table
+    from muse.cli.results_file import comparison_content
     from muse.head.bootstrap import Resampling
     from muse.head.comparison import compare_heads, head_ranks
+    from muse.head.evaluate import embed_split
 
     resampling = Resampling(level=interval, draws=draws)
-    evaluated = [
-        _embed(store, run, split, view=view, device=device, scan=scan) for run in (run_a, run_b)
+    opened = [
+        open_head_on(store, run, view=view, device=device, scan=scan) for run in (run_a, run_b)
+    ]
+    embeddings = [
+        embed_split(one.store, one.head, split=split, device=one.device) for one in opened
     ]
     first, second = (
-        head_ranks(opened, embedded, head_name=run)
-        for run, (opened, embedded) in zip((run_a, run_b), evaluated, strict=True)
+        head_ranks(one.store, embedded, head_name=one.name)
+        for one, embedded in zip(opened, embeddings, strict=True)
     )
     found = compare_heads(first, second, resampling=resampling, num_permutations=permutations)
     print_line(
@@ -74,10 +71,10 @@ def compare(
     for run in dict.fromkeys((run_a, run_b)):
         print_remarks(run, split)
     if json_file is not None:
-        write_json(json_file, found.as_json())
+        content = comparison_content(found.as_json(), opened, embeddings[0].selection)
+        write_json(json_file, content)
     if ledger is not None:
-        embeddings = (embedded for _, embedded in evaluated)
-        write_ledger(ledger, evaluated[0][0], dict(zip((run_a, run_b), embeddings, strict=True)))
+        write_ledger(ledger, opened[0].store, dict(zip((run_a, run_b), embeddings, strict=True)))
 
 
 def comparison_table(found: "Comparison") -> "Table":
@@ -135,19 +132,3 @@ def footnote(found: "Comparison") -> str:
         f"in {1 / (1 - level):.0f} is below {1 - level:.2g} by chance. All of it is about these "
         "two heads: what another seed would train is not in it (`muse train-head --seeds`)."
     )
-
-
-def _embed(
-    store: str, head: str, split: str, *, view: ViewFlag | None, device: str, scan: ScanFlag
-) -> "tuple[FeatureStore, SplitEmbeddings]":
-    from muse.head.evaluate import embed_split, open_head
-
-    opened = open_for_head(store, head, view)
-    opened_head, where = open_head(
-        head,
-        opened,
-        device=device,  # type: ignore[arg-type]  # checked by open_head
-        scan=scan.value,
-        any_view=view is not None,
-    )
-    return opened, embed_split(opened, opened_head, split=split, device=where)

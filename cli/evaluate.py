@@ -1,12 +1,18 @@
-"""``muse evaluate``: retrieval numbers of a head on a split."""
+"""``muse evaluate``: retrieval numbers of a head on a split.
 
-import dataclasses
-from dataclasses import dataclass
+Its flags and the order of the work. Opening and evaluating is in ``evaluated``, tables are in
+``evaluation_text``, intervals and post-processed rows in ``evaluation_extras``, and files in
+``asked_files``.
+"""
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from muse.cli.asked_files import AskedFiles
+from muse.cli.evaluated import Evaluated, Rules, evaluate_opened, open_head_on
+from muse.cli.evaluation_extras import AskedExtras, FoundExtras, asked_extras, print_post_rows
 from muse.cli.flags import (
     DeviceOption,
     HeadOption,
@@ -17,24 +23,17 @@ from muse.cli.flags import (
     TiesOption,
     V2TFlag,
     V2TOption,
-    ViewFlag,
     ViewOption,
-    open_for_head,
 )
-from muse.cli.head_history import print_remarks, remarks, selected_on
-from muse.cli.json_file import write_json
+from muse.cli.head_history import print_remarks
 
-if TYPE_CHECKING:
-    import torch
-    from rich.table import Table
 
-    from muse.head.bootstrap import Resampling, RetrievalIntervals
-    from muse.head.evaluate import RetrievalReport, SplitEmbeddings
-    from muse.head.model import VideoEmbedder
-    from muse.pipeline.store import FeatureStore
+def _file(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="Results as files")
 
-_DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_text"))
-_FILM_TIMEOUT_SECONDS = 60.0  # to decode a video for a picture of it
+
+def _sure(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel="How sure a number is")
 
 
 def evaluate(
@@ -43,251 +42,94 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="Captions to query with; all for every split.")
     ] = "test",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers to this file too.")
-    ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with charts and examples too.")
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="A second head on the page: a run folder, or mean-pool.")
-    ] = None,
-    interval: Annotated[
-        float | None,
-        typer.Option(help="Level of a bootstrap interval beside each number, such as 0.95."),
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of videos that intervals are made of.")] = 2000,
+    ties: TiesOption = TiesFlag.expected,
+    v2t: V2TOption = V2TFlag.group,
     post: Annotated[
         str,
         typer.Option(
             help="Rows of their own with scores that other queries change: dual-softmax, "
-            "inverted-softmax, qb-norm."
+            "inverted-softmax, qb-norm.",
+            rich_help_panel="How it is ranked",
         ),
     ] = "",
-    ledger: Annotated[
-        Path | None, typer.Option(help="Write a row for each caption to this parquet file.")
+    interval: Annotated[
+        float | None, _sure("Level of a bootstrap interval beside each number, such as 0.95.")
     ] = None,
-    ties: TiesOption = TiesFlag.expected,
-    v2t: V2TOption = V2TFlag.group,
+    draws: Annotated[int, _sure("Draws of videos that intervals are made of.")] = 2000,
+    json_file: Annotated[
+        Path | None, _file("The numbers and all that they depend on.", "--json")
+    ] = None,
+    latex_file: Annotated[
+        str | None, _file("A row of a LaTeX table; - prints it.", "--latex")
+    ] = None,
+    mteb_folder: Annotated[
+        Path | None, _file("A folder of mteb's results, where it has such a task.", "--mteb")
+    ] = None,
+    html_file: Annotated[Path | None, _file("A page with charts and examples.", "--html")] = None,
+    against: Annotated[
+        str | None, _file("A second head on the page: a run folder, or mean-pool.")
+    ] = None,
+    ledger: Annotated[Path | None, _file("A row for each caption, as parquet.")] = None,
     view: ViewOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
     """Print recalls and ranks of a head, in both directions, and by the captions' axes."""
-    from muse.cli.evaluation_extras import asked_extras, print_post_rows, write_ledger
-    from muse.cli.report import print_line
-    from muse.errors import UsageError
     from muse.head.metrics import require_rules_fit
     from muse.head.seeds import require_finished, seed_runs
 
+    rules = Rules(ties=ties, v2t=v2t)
     require_rules_fit(ties.value, v2t.value)
-    extras = asked_extras(interval=interval, draws=draws, post=post, ledger=ledger)
-    if against is not None and html_file is None:
-        raise UsageError(f"--against {against}: both heads are on a page. Add --html FILE.")
-    rules = _Rules(ties=ties, v2t=v2t)
-    if html_file is not None and rules != _Rules():
-        raise UsageError(
-            f"--ties {ties}, --v2t {v2t}: a page's charts follow the rules {_Rules().ties} and "
-            f"{_Rules().v2t}. Leave out --html, or these."
-        )
-    if (interval is not None or post or ledger is not None) and rules != _Rules():
-        raise UsageError(
-            f"--ties {ties}, --v2t {v2t}: intervals, post-processed rows and ledgers follow the "
-            f"rules {_Rules().ties} and {_Rules().v2t}. Leave out these flags, or those."
-        )
+    extras = asked_extras(interval=interval, draws=draws, post=post)
+    files = AskedFiles(
+        json=json_file,
+        latex=latex_file,
+        mteb=mteb_folder,
+        ledger=ledger,
+        html=html_file,
+        against=against,
+    )
+    files.require_rules(rules)
     runs = seed_runs(Path(head))
     require_finished(runs)
-    if runs and html_file is not None:
-        raise UsageError(
-            f"--html {html_file}: a page is about one run, and {head} holds {len(runs)}, one a "
-            f"seed. Name one, such as --head {next(iter(runs.values()))}."
-        )
     if runs:
-        extras.require_none(head, runs)
+        extras.require_one_run(head, runs)
+        files.require_one_run(head, runs)
+    names = [*map(str, runs.values())] if runs else [head]
     opened = [
-        _open(store, name, view=view, device=device, scan=scan)
-        for name in (*(map(str, runs.values()) if runs else (head,)), against)
-        if name is not None
+        open_head_on(store, name, view=view, device=device, scan=scan)
+        for name in (*names, *([against] if against is not None else []))
     ]
+    files.require_task(opened[0], split)
+    evaluated = [evaluate_opened(one, split, rules) for one in opened[: len(names)]]
     if runs:
-        _evaluate_seeds(dict(zip(runs, opened, strict=True)), split, rules, json_file)
+        _show_seeds(dict(zip(runs, evaluated, strict=True)), extras, files)
         return
-    evaluated = _evaluate(opened[0], split, rules)
-    found = extras.of(opened[0].store, opened[0].head, evaluated.embedded, opened[0].device)
-    _print(evaluated.report, found.intervals)
+    _show(evaluated[0], extras, files)
+    others = [evaluate_opened(one, split, rules) for one in opened[1:]]
+    files.write_page([*evaluated, *others], resampling=extras.resampling)
+
+
+def _show(evaluated: Evaluated, extras: AskedExtras, files: AskedFiles) -> None:
+    """One head, on the terminal and in the files that were asked for."""
+    from muse.cli.evaluation_text import print_evaluation
+    from muse.cli.results_file import evaluation_content
+
+    found = extras.of(evaluated)
+    print_evaluation(evaluated.report, found.intervals)
     print_post_rows(found.post_processed)
-    print_remarks(head, split)
-    if json_file is not None:
-        write_json(json_file, {**evaluated.report.as_json(), **found.as_json()})
-    if ledger is not None:
-        write_ledger(ledger, evaluated.store, {head: evaluated.embedded})
-    if html_file is not None:
-        _write_page(
-            html_file,
-            [evaluated, *(_evaluate(other, split, rules) for other in opened[1:])],
-            extras.resampling,
-        )
-        print_line(f"report: {html_file}")
+    print_remarks(evaluated.opened.name, evaluated.report.split)
+    files.write(lambda: evaluation_content(evaluated, found.as_json()))
+    files.write_of_one(evaluated)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Rules:
-    """How ranks are counted."""
-
-    ties: TiesFlag = TiesFlag.expected
-    v2t: V2TFlag = V2TFlag.group
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _OpenedHead:
-    """A head, the store as it reads it, and where it computes."""
-
-    name: str
-    store: "FeatureStore"
-    head: "VideoEmbedder"
-    device: "torch.device"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Evaluated:
-    """A head's numbers and the vectors behind them."""
-
-    store: "FeatureStore"
-    embedded: "SplitEmbeddings"
-    report: "RetrievalReport"
-
-
-def _open(
-    store: str, head: str, *, view: ViewFlag | None, device: str, scan: ScanFlag
-) -> _OpenedHead:
-    from muse.head.evaluate import open_head
-
-    opened = open_for_head(store, head, view)
-    opened_head, where = open_head(
-        head,
-        opened,
-        device=device,  # type: ignore[arg-type]  # checked by open_head
-        scan=scan.value,
-        any_view=view is not None,
-    )
-    return _OpenedHead(name=head, store=opened, head=opened_head, device=where)
-
-
-def _evaluate(opened: _OpenedHead, split: str, rules: _Rules) -> _Evaluated:
-    from muse.head.evaluate import embed_split, report_of
-
-    embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)
-    report = dataclasses.replace(
-        report_of(
-            opened.store,
-            embedded,
-            head_name=opened.name,
-            ties=rules.ties.value,
-            v2t=rules.v2t.value,
-        ),
-        selected_on=selected_on(opened.name),
-    )
-    return _Evaluated(store=opened.store, embedded=embedded, report=report)
-
-
-def _evaluate_seeds(
-    opened: "dict[int, _OpenedHead]", split: str, rules: _Rules, json_file: Path | None
-) -> None:
+def _show_seeds(seeds: dict[int, Evaluated], extras: AskedExtras, files: AskedFiles) -> None:
     """Mean and standard deviation over the runs of a folder of seeds."""
+    from muse.cli.results_file import seeds_content
     from muse.cli.seeds import print_seeds
-    from muse.head.seeds import spreads_json
 
-    reports = {
-        seed: _evaluate(head, split, rules).report.as_json() for seed, head in opened.items()
-    }
-    print_seeds(reports)
-    print_remarks(next(iter(opened.values())).name, split)
-    if json_file is not None:
-        seeds = [{"seed": seed, "report": report} for seed, report in reports.items()]
-        write_json(json_file, {"spread": spreads_json(list(reports.values())), "seeds": seeds})
-
-
-def _print(report: "RetrievalReport", intervals: "RetrievalIntervals | None") -> None:
-    from rich.table import Table
-
-    from muse.cli.evaluation_extras import interval_text
-    from muse.cli.report import print_line, print_table
-    from muse.head.metrics import TIE_RULE, V2T_RULE
-
-    print_line(
-        f"{report.protocol}, split {report.split}: {report.num_videos} of "
-        f"{report.num_videos_listed} videos, {report.num_captions} of "
-        f"{report.num_captions_listed} captions; head {report.head}"
-    )
-    table = Table("direction", *report.text_to_video.as_json())
-    for title, field in _DIRECTIONS:
-        numbers = getattr(report, field).as_json()
-        around = getattr(intervals, field) if intervals else {}
-        table.add_row(
-            title,
-            *(f"{value:.1f}{interval_text(around.get(name))}" for name, value in numbers.items()),
-        )
-    print_table(table)
-    if (report.tie_rule, report.v2t_rule) != (TIE_RULE, V2T_RULE):
-        print_line(f"ties: {report.tie_rule}; video to text: {report.v2t_rule}")
-    if report.by_axis:
-        print_table(_axis_table(report))
-
-
-def _axis_table(report: "RetrievalReport") -> "Table":
-    """By what the captions ask for; chance is of a text's video being first of all V."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("axis", "captions", "t2v R@1", "R@5", "MdR", "v2t R@1", "chance")
-    chance = f"{100 / report.num_videos:.2f}"
-    for axis, found in report.by_axis.items():
-        to_video, to_text = found.text_to_video.as_json(), found.video_to_text.as_json()
-        numbers = (*(to_video[name] for name in ("R@1", "R@5", "MdR")), to_text["R@1"])
-        columns = (f"{number:.1f}" for number in numbers)
-        # A name of a caption file is no markup, and moves no cursor, whatever is in it.
-        table.add_row(Text(_one_line(axis)), str(found.num_captions), *columns, chance)
-    return table
-
-
-def _one_line(name: str) -> str:
-    """With a mark for each character that a terminal would not print."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-
-
-def _write_page(file: Path, evaluated: list[_Evaluated], resampling: "Resampling | None") -> None:
-    """The page of one head, or of one against another."""
-    import datetime
-
-    from muse.cli.page.content import head_result, page_content, shown_videos
-    from muse.cli.page.film_strips import film_strips, stored_thumbnails
-    from muse.cli.page.page import page_of, write_page
-    from muse.pipeline.decoding.decoder import DecodeLimits, IsolatedDecoder
-
-    first = evaluated[0]
-    results = [
-        head_result(one.store, one.report, one.embedded, resampling=resampling) for one in evaluated
-    ]
-    content = page_content(
-        first.store,
-        first.embedded,
-        head=results[0],
-        against=results[1] if len(results) > 1 else None,
-        remarks=[
-            f"{one.report.head}: {remark}"
-            for one in evaluated
-            for remark in remarks(one.report.head, one.report.split)
-        ],
-        resampling=resampling,
-    )
-    decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
-    try:
-        strips = film_strips(
-            shown_videos(content),
-            sampling=first.store.header.sampling,
-            decode=decoder,
-            thumbnails=stored_thumbnails(first.store),
-        )
-    finally:
-        decoder.close()
-    write_page(file, page_of(content, strips, on=datetime.datetime.now(datetime.UTC).date()))
+    found = FoundExtras(intervals=extras.intervals([*seeds.values()]), post_processed=())
+    print_seeds({seed: one.report.as_json() for seed, one in seeds.items()}, found.intervals)
+    first = next(iter(seeds.values()))
+    print_remarks(first.opened.name, first.report.split)
+    files.write(lambda: seeds_content(seeds, found.as_json()))

@@ -1,17 +1,16 @@
 """What ``muse evaluate`` adds where it is asked to: intervals, post-processed rows, a ledger."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
-    from muse.head.bootstrap import Interval, Resampling, RetrievalIntervals
+    from muse.cli.evaluated import Evaluated
+    from muse.head.bootstrap import Interval, Resampling
     from muse.head.evaluate import SplitEmbeddings
-    from muse.head.model import VideoEmbedder
     from muse.head.post_processing import PostProcessedNumbers, PostProcessing
+    from muse.head.retrieval_intervals import RetrievalIntervals
     from muse.pipeline.store import FeatureStore
 
 _NUMBERS = ("R@1", "R@5", "R@10", "MdR", "MnR")
@@ -40,67 +39,67 @@ class AskedExtras:
 
     resampling: "Resampling | None"
     post: "tuple[PostProcessing, ...]"
-    ledger: Path | None
 
-    def require_none(self, folder: str, runs: Mapping[int, Path]) -> None:
-        """Nothing, if no extra was asked of a folder of seeds.
+    def require_one_run(self, folder: str, runs: Mapping[int, Path]) -> None:
+        """Nothing, if no extra was asked of a folder of seeds that is of one run alone.
 
         Raises:
             UsageError: If one was.
         """
         from muse.errors import UsageError
 
-        asked = {"--interval": self.resampling, "--post": self.post, "--ledger": self.ledger}
-        for flag, value in asked.items():
-            if value:
-                raise UsageError(
-                    f"{flag}: it is of one run, and {folder} holds {len(runs)}, one a seed. Name "
-                    f"one, such as --head {next(iter(runs.values()))}."
-                )
+        if self.post:
+            raise UsageError(
+                f"--post: it is of one run, and {folder} holds {len(runs)}, one a seed. Name one, "
+                f"such as --head {next(iter(runs.values()))}."
+            )
 
-    def of(
-        self,
-        store: "FeatureStore",
-        head: "VideoEmbedder",
-        embedded: "SplitEmbeddings",
-        device: "torch.device",
-    ) -> FoundExtras:
+    def of(self, evaluated: "Evaluated") -> FoundExtras:
         """What was asked for of an evaluated head.
 
         Raises:
             MuseError: If one is undefined for the split.
         """
-        from muse.head.comparison import head_ranks
-
-        intervals = None
-        if self.resampling is not None:
-            ranks = head_ranks(store, embedded, head_name=head.name)
-            intervals = ranks.intervals(self.resampling)
         return FoundExtras(
-            intervals=intervals, post_processed=self._post(store, head, embedded, device)
+            intervals=self.intervals([evaluated]), post_processed=self._post(evaluated)
         )
 
-    def _post(
-        self,
-        store: "FeatureStore",
-        head: "VideoEmbedder",
-        embedded: "SplitEmbeddings",
-        device: "torch.device",
-    ) -> "tuple[PostProcessedNumbers, ...]":
+    def intervals(self, heads: "Sequence[Evaluated]") -> "RetrievalIntervals | None":
+        """Of a head's numbers, or of the mean of several heads' on the same split.
+
+        Raises:
+            MetricError: If the split has only one video.
+        """
+        from muse.head.retrieval_intervals import retrieval_intervals
+
+        if self.resampling is None:
+            return None
+        first = heads[0]
+        rows = first.embedded.selection.caption_rows_Q
+        return retrieval_intervals(
+            [head.ranks for head in heads],
+            video_of_caption_Q=first.embedded.video_of_caption_Q,
+            resampling=self.resampling,
+            ties=first.rules.ties.value,
+            axis_of_caption_Q=[first.store.captions[row].axis for row in rows],
+        )
+
+    def _post(self, evaluated: "Evaluated") -> "tuple[PostProcessedNumbers, ...]":
         from muse.head.post_processing import needs_bank, post_processed
         from muse.head.training_bank import retrieval_of, training_bank
 
-        bank = None
+        opened, rules, bank = evaluated.opened, evaluated.rules, None
         if any(needs_bank(name) for name in self.post):
-            split = embedded.selection.split
-            bank = training_bank(store, head, test_split=split, device=device)
-        test = retrieval_of(embedded)
-        return tuple(post_processed(name, test, bank) for name in self.post)
+            split = evaluated.embedded.selection.split
+            bank = training_bank(opened.store, opened.head, test_split=split, device=opened.device)
+        test = retrieval_of(evaluated.embedded)
+        return tuple(
+            post_processed(name, test, bank, ties=rules.ties.value, v2t=rules.v2t.value)
+            for name in self.post
+        )
 
 
-def asked_extras(
-    *, interval: float | None, draws: int, post: str, ledger: Path | None
-) -> AskedExtras:
+def asked_extras(*, interval: float | None, draws: int, post: str) -> AskedExtras:
     """What the flags of ``muse evaluate`` ask for.
 
     Raises:
@@ -112,7 +111,6 @@ def asked_extras(
     return AskedExtras(
         resampling=None if interval is None else Resampling(level=interval, draws=draws),
         post=parse_names(post) if post else (),
-        ledger=ledger,
     )
 
 

@@ -45,7 +45,8 @@ class TiesFlag(StrEnum):
 TiesOption = Annotated[
     TiesFlag,
     typer.Option(
-        help="What a rank is worth where scores tie; clip4clip counts as its published code does."
+        help="What a rank is worth where scores tie; clip4clip counts as its published code does.",
+        rich_help_panel="How it is ranked",
     ),
 ]
 
@@ -62,6 +63,7 @@ V2TOption = Annotated[
     typer.Option(
         "--v2t",
         help="Rank a video's best caption among each video's best (CLIP4Clip), or among all.",
+        rich_help_panel="How it is ranked",
     ),
 ]
 

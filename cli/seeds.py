@@ -10,6 +10,7 @@ from muse.cli.report import print_json_line, print_line, print_table
 
 if TYPE_CHECKING:
     from muse.cli.asked_training import AskedTraining
+    from muse.head.retrieval_intervals import RetrievalIntervals
     from muse.head.seeds import SeedResult
     from muse.head.spread import Spread
 
@@ -52,10 +53,16 @@ def train_seeds(asked: "AskedTraining", *, num_seeds: int) -> None:
     print_remarks(str(results[0].run), split)
 
 
-def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
-    """Mean and standard deviation over seeds, in both directions; each report as JSON."""
+def print_seeds(
+    reports: "Mapping[int, Mapping[str, Any]]", intervals: "RetrievalIntervals | None" = None
+) -> None:
+    """Mean and standard deviation over seeds, in both directions; each report as JSON.
+
+    ``intervals`` are of the means.
+    """
     from rich.table import Table
 
+    from muse.cli.evaluation_extras import interval_text
     from muse.head.seeds import spreads
 
     seeds, first = list(reports), next(iter(reports.values()))
@@ -68,6 +75,10 @@ def print_seeds(reports: "Mapping[int, Mapping[str, Any]]") -> None:
     table = Table("direction", *found[_DIRECTIONS[0][1]])
     for title, direction in _DIRECTIONS:
         table.add_row(title, *map(spread_text, found[direction].values()))
+        if intervals is not None:  # a row of its own: beside the numbers it is wider than a line
+            around = getattr(intervals.numbers, direction)
+            cells = (interval_text(around.get(name)).strip() for name in found[direction])
+            table.add_row(f"{100 * intervals.resampling.level:g} % interval of the mean", *cells)
     print_table(table)
 
 

@@ -4,24 +4,26 @@ The queries are drawn again, with replacement, as often as there are, and the nu
 the middle of what comes out is the interval. Captions of one video are no independent queries:
 videos are drawn, and each brings all of its captions (Field and Welsh 2007, the cluster bootstrap).
 The gallery stays as it is, and so does the head: what another training seed would change is in
-`muse.head.spread`. Knows nothing of heads or stores.
+`muse.head.spread`. Knows nothing of heads or stores, nor of directions.
 """
 
-# Legend: Q queries, G clusters of them, S statistics, N draws, b draws of a block.
+# Legend: Q queries, G clusters of them, S statistics, N draws, b draws of a block, P places.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from muse.errors import MetricError, UsageError
-from muse.head.metrics import RECALL_AT, TIE_RULE, Ranks
+from muse.head.metrics import RECALL_AT, TIE_RULE
+from muse.head.ranks import Ranks, TieRule
 
 NUM_SUMMED = 3  # R@1, R@5 and R@10, which Rsum adds up
 VALUES_AT_ONCE = 2**22  # of a block of draws: 32 MB where they are float64
+Median = Literal["middle", "lower"]  # the mean of the middle two ranks, or the lower of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,24 +64,6 @@ class Interval:
         return [self.low, self.high]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetrievalIntervals:
-    """Of each number of both directions, by its name."""
-
-    resampling: Resampling
-    text_to_video: dict[str, Interval]
-    video_to_text: dict[str, Interval]
-
-    def as_json(self) -> dict[str, Any]:
-        """``[low, high]`` of each number, and how they were taken."""
-        return {
-            **self.resampling.as_json(),
-            "tie_rule": TIE_RULE,
-            "text_to_video": {name: one.as_json() for name, one in self.text_to_video.items()},
-            "video_to_text": {name: one.as_json() for name, one in self.video_to_text.items()},
-        }
-
-
 def clusters_of(cluster_Q: Tensor) -> tuple[Tensor, int]:
     """(Q,) int64 on the CPU, clusters counted from 0 without gaps, and how many there are.
 
@@ -95,13 +79,21 @@ def clusters_of(cluster_Q: Tensor) -> tuple[Tensor, int]:
     return place_Q.cpu(), len(found)
 
 
-def hits_at(ranks: Ranks, k: int) -> Tensor:
-    """(Q,) float64, the chance from 0 to 1 that a query's answer is among the first k."""
-    return ((k - ranks.num_better.double()) / ranks.num_equal.double()).clamp(0, 1)
+def hits_at(ranks: Ranks, k: int, ties: TieRule = TIE_RULE) -> Tensor:
+    """(Q,) float64 on the CPU, the chance from 0 to 1 that a query's answer is among the first k.
+
+    ``clip4clip`` has no answer a query, see `muse.head.ranks`.
+    """
+    return torch.tensor(ranks.hits_at(k, ties), dtype=torch.float64)
 
 
 def resampled_numbers(
-    ranks: Ranks, cluster_Q: Tensor, *, resampling: Resampling
+    ranks: Ranks,
+    cluster_Q: Tensor,
+    *,
+    resampling: Resampling,
+    ties: TieRule = TIE_RULE,
+    median: Median = "middle",
 ) -> dict[str, Tensor]:
     """R@k in percent, Rsum of the first three, MdR and MnR of each draw.
 
@@ -112,6 +104,9 @@ def resampled_numbers(
         ranks: Of Q queries.
         cluster_Q: (Q,) int64, which are drawn together: for captions, the video of each.
         resampling: How many draws, and which.
+        ties: What a rank is worth where scores tie; ``clip4clip`` counts a tied place as an entry
+            of its own, and a draw's numbers are of the entries that its queries have.
+        median: Which MdR is where the number of queries is even; not read by ``clip4clip``.
 
     Returns:
         (N,) float64 each, on the CPU, under the names of `DirectionNumbers.as_json`.
@@ -120,15 +115,12 @@ def resampled_numbers(
         MetricError: If there is only one cluster.
     """
     place_Q, num_clusters = clusters_of(cluster_Q)
-    rank_Q = ranks.expected().cpu()
-    recalls = [100 * hits_at(ranks, k).cpu() for k in RECALL_AT]
-    statistic_QS = torch.stack([torch.ones_like(rank_Q), *recalls, rank_Q], dim=1)
-    sum_GS = sums_by_cluster(statistic_QS, place_Q, num_clusters)
-    ordered_Q, order_Q = rank_Q.sort()
+    sum_GS = sums_by_cluster(_statistics(ranks, ties), place_Q, num_clusters)
+    medians_of = _EntryMedians(ranks) if ties == "clip4clip" else _RankMedians(ranks, ties, median)
     sums, medians = [], []
-    for count_bG in _draws(num_clusters, len(rank_Q), resampling):
+    for count_bG in _draws(num_clusters, len(place_Q), resampling):
         sums.append(count_bG.double() @ sum_GS)
-        medians.append(_medians(ordered_Q, count_bG[:, place_Q[order_Q]]))
+        medians.append(medians_of(count_bG, place_Q))
     sum_NS = torch.cat(sums)
     mean_NS = sum_NS[:, 1:] / sum_NS[:, :1]
     *recall_N, mean_rank_N = mean_NS.unbind(1)
@@ -140,36 +132,29 @@ def resampled_numbers(
     }
 
 
-def intervals(ranks: Ranks, cluster_Q: Tensor, *, resampling: Resampling) -> dict[str, Interval]:
-    """The interval of each number by its name; arguments and errors of `resampled_numbers`."""
-    found = resampled_numbers(ranks, cluster_Q, resampling=resampling)
-    return {name: percentile_interval(drawn, resampling.level) for name, drawn in found.items()}
-
-
-def retrieval_intervals(
-    text_to_video: Ranks,
-    video_to_text: Ranks,
+def intervals(
+    ranks: Ranks | Sequence[Ranks],
+    cluster_Q: Tensor,
     *,
-    video_of_caption_Q: Tensor,
     resampling: Resampling,
-) -> RetrievalIntervals:
-    """Of both directions: videos are drawn, for text to video with all of their captions.
+    ties: TieRule = TIE_RULE,
+    median: Median = "middle",
+) -> dict[str, Interval]:
+    """The interval of each number by its name; arguments and errors of `resampled_numbers`.
 
-    Args:
-        text_to_video: Of `muse.head.metrics.text_to_video_ranks`.
-        video_to_text: Of `muse.head.metrics.video_to_text_ranks`, one a video.
-        video_of_caption_Q: (Q,) int64, as it was given to both.
-        resampling: How many draws, and which.
-
-    Raises:
-        MetricError: If there is only one video.
+    Of the ranks of several heads on the same queries it is that of their mean number.
     """
-    each_video = torch.arange(len(video_to_text.num_better))
-    return RetrievalIntervals(
-        resampling=resampling,
-        text_to_video=intervals(text_to_video, video_of_caption_Q, resampling=resampling),
-        video_to_text=intervals(video_to_text, each_video, resampling=resampling),
-    )
+    heads = [ranks] if isinstance(ranks, Ranks) else ranks
+    drawn = [
+        resampled_numbers(one, cluster_Q, resampling=resampling, ties=ties, median=median)
+        for one in heads
+    ]
+    return {
+        name: percentile_interval(
+            torch.stack([numbers[name] for numbers in drawn]).mean(0), resampling.level
+        )
+        for name in drawn[0]
+    }
 
 
 def percentile_interval(drawn: Tensor, level: float) -> Interval:
@@ -197,9 +182,53 @@ def _draws(num_clusters: int, num_queries: int, resampling: Resampling) -> Itera
         yield torch.from_numpy(count.reshape(num, num_clusters).astype(np.int32))
 
 
-def _medians(ordered_Q: Tensor, count_bQ: Tensor) -> Tensor:
-    """(b,) medians of ranks in order, each as often as it was drawn; the mean of the middle two."""
-    upto_bQ = count_bQ.cumsum(1, dtype=torch.int32)
+def _statistics(ranks: Ranks, ties: TieRule) -> Tensor:
+    """(Q, S) float64: a query's entries, its hits at each k of `RECALL_AT` in percent, its ranks.
+
+    Sums over queries, divided by that of the first column, are the numbers.
+    """
+    if ties != "clip4clip":
+        rank_Q = ranks.placed(ties).double().cpu()
+        recalls = [100 * hits_at(ranks, k, ties) for k in RECALL_AT]
+        return torch.stack([torch.ones_like(rank_Q), *recalls, rank_Q], dim=1)
+    better_Q, equal_Q = ranks.num_better.double().cpu(), ranks.num_equal.double().cpu()
+    hits = [100 * (k - better_Q).clamp_min(0).minimum(equal_Q) for k in RECALL_AT]
+    return torch.stack([equal_Q, *hits, equal_Q * (better_Q + (equal_Q + 1) / 2)], dim=1)
+
+
+class _RankMedians:
+    """Medians of one rank a query, each as often as it was drawn."""
+
+    def __init__(self, ranks: Ranks, ties: TieRule, median: Median) -> None:
+        self._ordered_Q, self._order_Q = ranks.placed(ties).double().cpu().sort()
+        self._takes_lower = median == "lower"
+
+    def __call__(self, count_bG: Tensor, place_Q: Tensor) -> Tensor:
+        """(b,) medians."""
+        upto_bQ = count_bG[:, place_Q[self._order_Q]].cumsum(1, dtype=torch.int32)
+        middle_b2 = self._ordered_Q[_middle_two(upto_bQ)]
+        return middle_b2[:, 0] if self._takes_lower else middle_b2.mean(1)
+
+
+class _EntryMedians:
+    """Medians of the places from 1 that each query takes as many of as it has equal answers."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._start_Q = ranks.num_better.cpu()
+        self._end_Q = self._start_Q + ranks.num_equal.cpu()
+        self._num_places = int(self._end_Q.max())
+
+    def __call__(self, count_bG: Tensor, place_Q: Tensor) -> Tensor:
+        """(b,) medians."""
+        count_bQ = count_bG[:, place_Q].long()
+        change_bP = count_bQ.new_zeros(len(count_bQ), self._num_places + 1)
+        change_bP.index_add_(1, self._start_Q, count_bQ).index_add_(1, self._end_Q, -count_bQ)
+        upto_bP = change_bP.cumsum(1)[:, :-1].cumsum(1)
+        return (_middle_two(upto_bP) + 1).double().mean(1)
+
+
+def _middle_two(upto_bQ: Tensor) -> Tensor:
+    """(b, 2) where in a row of sums the middle two of its entries are; once each if it is odd."""
     num_b = upto_bQ[:, -1]
     middle_b2 = torch.stack([(num_b - 1) // 2, num_b // 2], dim=1)
-    return ordered_Q[torch.searchsorted(upto_bQ, middle_b2, right=True)].mean(1)
+    return torch.searchsorted(upto_bQ, middle_b2, right=True)

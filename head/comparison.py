@@ -20,11 +20,9 @@ from muse.head import metrics
 from muse.head.bootstrap import (
     Interval,
     Resampling,
-    RetrievalIntervals,
     hits_at,
     percentile_interval,
     resampled_numbers,
-    retrieval_intervals,
 )
 from muse.head.data import SplitSelection
 from muse.head.evaluate import SplitEmbeddings
@@ -48,19 +46,6 @@ class HeadRanks:
     selection: SplitSelection
     text_to_video: Ranks
     video_to_text: Ranks
-
-    def intervals(self, resampling: Resampling) -> RetrievalIntervals:
-        """Of this head's numbers alone.
-
-        Raises:
-            MetricError: If there is only one video.
-        """
-        return retrieval_intervals(
-            self.text_to_video,
-            self.video_to_text,
-            video_of_caption_Q=torch.from_numpy(self.selection.video_of_caption_Q),
-            resampling=resampling,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,14 +134,16 @@ def head_ranks(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str
     Raises:
         MetricError: If an embedding is NaN or infinite.
     """
-    retrieval = (embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q)
+    ranks = metrics.retrieval_ranks(
+        embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q
+    )
     return HeadRanks(
         head=head_name,
         protocol=store.header.protocol,
         store_sha256=store.root_sha256,
         selection=embedded.selection,
-        text_to_video=metrics.text_to_video_ranks(*retrieval),
-        video_to_text=metrics.video_to_text_ranks(*retrieval),
+        text_to_video=ranks.text_to_video,
+        video_to_text=ranks.video_to_text,
     )
 
 

@@ -25,7 +25,7 @@ from muse.head.devices import Device, resolve_device
 from muse.head.loader import read_video_batches
 from muse.head.metrics import AxisNumbers, DirectionNumbers, numbers_by_axis, retrieval_numbers
 from muse.head.model import MeanPoolHead, VideoEmbedder
-from muse.head.ranks import TieRule
+from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
 from muse.head.tiles import V2TRule
@@ -234,6 +234,17 @@ def embed_selection(
     )
 
 
+def split_ranks(embedded: SplitEmbeddings, *, v2t: V2TRule = "group") -> RetrievalRanks:
+    """Where the right answers of a split stand, in both directions.
+
+    Raises:
+        MetricError: If an embedding is NaN or infinite.
+    """
+    return metrics.retrieval_ranks(
+        embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q, v2t=v2t
+    )
+
+
 def report_of(
     store: FeatureStore,
     embedded: SplitEmbeddings,
@@ -241,6 +252,7 @@ def report_of(
     head_name: str,
     ties: TieRule = metrics.TIE_RULE,
     v2t: V2TRule = "group",
+    ranks: RetrievalRanks | None = None,
 ) -> RetrievalReport:
     """The numbers of a split that one head has embedded.
 
@@ -250,6 +262,7 @@ def report_of(
         head_name: What the report calls the head.
         ties: What a rank is worth where scores tie.
         v2t: What video to text ranks.
+        ranks: `split_ranks` of the same ``v2t``, where they are known already.
 
     Raises:
         MetricError: If an embedding is NaN or infinite.
@@ -257,9 +270,7 @@ def report_of(
     """
     metrics.require_rules_fit(ties, v2t)
     selection = embedded.selection
-    ranks = metrics.retrieval_ranks(
-        embedded.text_QD, embedded.video_VD, embedded.video_of_caption_Q, v2t=v2t
-    )
+    ranks = ranks or split_ranks(embedded, v2t=v2t)
     to_video, to_text = retrieval_numbers(ranks, ties=ties)
     return RetrievalReport(
         protocol=store.header.protocol,

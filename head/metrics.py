@@ -133,22 +133,42 @@ def numbers_by_axis(
         axis_of_caption_Q: Q names; captions under the empty one are in no axis.
         ties: A rule of `muse.head.ranks`.
     """
-    group_of_caption_Q = groups_of(video_of_caption_Q)[1]
     many = RetrievalRanks(
         text_to_video=text_to_video, video_to_text=video_to_text
     ).has_many_captions
+    return {
+        axis: AxisNumbers(
+            num_captions=len(queries.captions),
+            num_videos=len(queries.videos),
+            text_to_video=_text_to_video_numbers(
+                text_to_video.of(queries.captions), ties=ties, has_many_captions=many
+            ),
+            video_to_text=direction_numbers(video_to_text.of(queries.videos), ties=ties),
+        )
+        for axis, queries in axis_queries(video_of_caption_Q, axis_of_caption_Q).items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AxisQueries:
+    """Which queries of a retrieval are of one axis."""
+
+    captions: Tensor
+    """int64 places among the Q captions, increasing."""
+    videos: Tensor
+    """int64 places of their videos among those that have a caption, increasing."""
+
+
+def axis_queries(
+    video_of_caption_Q: Tensor, axis_of_caption_Q: Sequence[str]
+) -> dict[str, AxisQueries]:
+    """The queries of each axis by its name, in the order of the names; see `numbers_by_axis`."""
+    group_of_caption_Q = groups_of(video_of_caption_Q)[1]
     found = {}
     for axis in sorted({*axis_of_caption_Q} - {""}):
         captions = torch.tensor([place for place, a in enumerate(axis_of_caption_Q) if a == axis])
-        groups = torch.tensor(sorted({*group_of_caption_Q[captions].tolist()}))
-        found[axis] = AxisNumbers(
-            num_captions=len(captions),
-            num_videos=len(groups),
-            text_to_video=_text_to_video_numbers(
-                text_to_video.of(captions), ties=ties, has_many_captions=many
-            ),
-            video_to_text=direction_numbers(video_to_text.of(groups), ties=ties),
-        )
+        videos = torch.tensor(sorted({*group_of_caption_Q[captions].tolist()}))
+        found[axis] = AxisQueries(captions=captions, videos=videos)
     return found
 
 

@@ -19,13 +19,17 @@ from torch import Tensor
 from muse.errors import MetricError, UsageError
 from muse.head.metrics import (
     BLOCK,
-    V2T_RULE,
+    TIE_RULE,
+    V2T_RULES,
     DirectionNumbers,
     Ranks,
-    direction_numbers,
     rank_scores,
+    require_rules_fit,
+    retrieval_numbers,
     score_block,
 )
+from muse.head.ranks import RetrievalRanks, TieRule
+from muse.head.tiles import V2TRule
 
 PostProcessing = Literal["dual-softmax", "inverted-softmax", "qb-norm"]
 DUAL_TEMPERATURE = 0.01  # on cosines, as EMCL; CAMoE's 1 on scores that CLIP's scale made 100 times
@@ -72,6 +76,8 @@ class PostProcessedNumbers:
     num_bank_videos: int
     text_to_video: DirectionNumbers
     video_to_text: DirectionNumbers
+    tie_rule: TieRule = TIE_RULE
+    v2t_rule: str = V2T_RULES["group"]
 
     def as_json(self) -> dict[str, Any]:
         """Both directions, what was needed for them, and the temperature's inverse."""
@@ -80,7 +86,8 @@ class PostProcessedNumbers:
             "scale": _scale(self.name),
             "num_bank_captions": self.num_bank_captions,
             "num_bank_videos": self.num_bank_videos,
-            "v2t_rule": V2T_RULE,
+            "tie_rule": self.tie_rule,
+            "v2t_rule": self.v2t_rule,
             "text_to_video": self.text_to_video.as_json(),
             "video_to_text": self.video_to_text.as_json(),
         }
@@ -194,7 +201,12 @@ def needs_bank(name: PostProcessing) -> bool:
 
 
 def post_processed(
-    name: PostProcessing, test: Retrieval, bank: Retrieval | None = None
+    name: PostProcessing,
+    test: Retrieval,
+    bank: Retrieval | None = None,
+    *,
+    ties: TieRule = TIE_RULE,
+    v2t: V2TRule = "group",
 ) -> PostProcessedNumbers:
     """The numbers of a retrieval under changed scores, in both directions.
 
@@ -204,19 +216,30 @@ def post_processed(
         name: What changes the scores.
         test: What is ranked.
         bank: Training captions and videos; not read by dual softmax.
+        ties: What a rank is worth where changed scores tie.
+        v2t: What video to text ranks by them.
 
     Raises:
         MetricError: If it is undefined here: many captions a video, or no bank.
+        UsageError: If ``ties`` says nothing of ``v2t``.
     """
+    require_rules_fit(ties, v2t)
     if needs_bank(name) and bank is None:
         raise MetricError(f"{name}: no training captions. It needs {NEEDS[name]}.")
     queries = bank if bank is not None and needs_bank(name) else test
+    ranks = RetrievalRanks(
+        text_to_video=_text_to_video(name, test, queries),
+        video_to_text=_video_to_text(name, test, queries, v2t=v2t),
+    )
+    to_video, to_text = retrieval_numbers(ranks, ties=ties)
     return PostProcessedNumbers(
         name=name,
         num_bank_captions=len(queries.text_QD) if needs_bank(name) else 0,
         num_bank_videos=len(queries.video_VD) if needs_bank(name) else 0,
-        text_to_video=direction_numbers(_text_to_video(name, test, queries)),
-        video_to_text=direction_numbers(_video_to_text(name, test, queries)),
+        text_to_video=to_video,
+        video_to_text=to_text,
+        tie_rule=ties,
+        v2t_rule=V2T_RULES[v2t],
     )
 
 
@@ -232,16 +255,34 @@ def _text_to_video(name: PostProcessing, test: Retrieval, queries: Retrieval) ->
     return _join(found)
 
 
-def _video_to_text(name: PostProcessing, test: Retrieval, queries: Retrieval) -> Ranks:
-    """Among the groups of captions, by the best one of each after the change."""
+def _video_to_text(
+    name: PostProcessing, test: Retrieval, queries: Retrieval, *, v2t: V2TRule
+) -> Ranks:
+    """By each video's best caption after the change, among the groups' best or all captions."""
     found = []
     for start, scores_bQ in _changed_blocks(name, test.video_VD, test.text_QD, queries.video_VD):
-        best_bV = scores_bQ.new_full((len(scores_bQ), len(test.video_VD)), -torch.inf)
-        group_bQ = test.video_of_caption_Q.expand_as(scores_bQ)
-        best_bV.scatter_reduce_(1, group_bQ, scores_bQ, "amax")
-        own_b = torch.arange(start, start + len(best_bV), device=best_bV.device)
-        found.append(rank_scores(best_bV, own_b))
+        own_b = torch.arange(start, start + len(scores_bQ), device=scores_bQ.device)
+        rank = _rank_in_groups if v2t == "group" else _rank_among_captions
+        found.append(rank(scores_bQ, own_b, test))
     return _join(found)
+
+
+def _rank_in_groups(scores_bQ: Tensor, own_b: Tensor, test: Retrieval) -> Ranks:
+    best_bV = scores_bQ.new_full((len(scores_bQ), len(test.video_VD)), -torch.inf)
+    group_bQ = test.video_of_caption_Q.expand_as(scores_bQ)
+    best_bV.scatter_reduce_(1, group_bQ, scores_bQ, "amax")
+    return rank_scores(best_bV, own_b)
+
+
+def _rank_among_captions(scores_bQ: Tensor, own_b: Tensor, test: Retrieval) -> Ranks:
+    is_own_bQ = test.video_of_caption_Q == own_b[:, None]
+    best_b1 = scores_bQ.where(is_own_bQ, -torch.inf).amax(1, keepdim=True)
+    is_equal_bQ = scores_bQ == best_b1
+    return Ranks(
+        num_better=(scores_bQ > best_b1).sum(1),
+        num_equal=is_equal_bQ.sum(1),
+        num_right=(is_equal_bQ & is_own_bQ).sum(1),
+    )
 
 
 def _changed_blocks(
@@ -268,7 +309,9 @@ def _rounded(scores: Tensor) -> Tensor:
 
 
 def _join(blocks: list[Ranks]) -> Ranks:
+    right = [block.num_right for block in blocks if block.num_right is not None]
     return Ranks(
         num_better=torch.cat([block.num_better for block in blocks]),
         num_equal=torch.cat([block.num_equal for block in blocks]),
+        num_right=torch.cat(right) if right else None,
     )

@@ -67,12 +67,18 @@ class Ranks:
         if ties == "clip4clip":
             count_P = place_counts(self)
             return 100 * int(count_P[:k].sum()) / int(count_P.sum())
-        if ties == "expected":
-            chances = self._chances(k)
-        else:
-            chances = (self.placed(ties) <= k).double().tolist()
+        chances = self.hits_at(k, ties)
         # fsum: the mean does not depend on the order of the queries, to the last digit.
         return 100 * math.fsum(chances) / len(chances)
+
+    def hits_at(self, k: int, ties: TieRule = "expected") -> list[float]:
+        """For each query the chance from 0 to 1 that its answer is among the first k.
+
+        ``clip4clip`` has no answer a query: see `place_counts`.
+        """
+        if ties == "expected":
+            return self._chances(k)
+        return (self.placed(ties) <= k).double().tolist()
 
     def median_and_mean(self, ties: TieRule = "expected") -> tuple[float, float]:
         """From 1; the median is the mean of the middle two where their number is even."""

@@ -16,6 +16,7 @@ from tests.cli.conftest import Outcome
 
 Muse = Callable[..., Outcome]
 TRAIN = ("--epochs", "1", "--batch-size", "4", "--depth", "1", "--device", "cpu")
+POST = ("--post", "qb-norm")
 NUMBERS = {"R@1", "R@5", "R@10", "MdR", "MnR"}
 
 
@@ -53,6 +54,7 @@ def test_post_processed_rows_are_under_a_line_and_a_key_of_their_own(
     assert after.count("qb-norm") == 2  # both directions
     content = json.loads(file.read_text())
     found = content.pop("post_processed")
+    del content["provenance"], numbers["provenance"]  # with the command and the time
     assert content == numbers
     assert set(found) == {"inverted-softmax", "qb-norm"}
     assert found["qb-norm"]["needs"] == "the training captions, and videos, as a bank"
@@ -115,10 +117,46 @@ def test_a_run_is_compared_with_mean_pooling(muse: Muse, store: Path, tmp_path: 
     seeds = tmp_path / "seeds"
     shutil.copytree(run, seeds / "seed-42")
     assert "Name one" in muse("compare", store, seeds, "mean-pool").err
-    assert (
-        "--interval: it is of one run"
-        in muse("evaluate", store, "--head", seeds, "--interval", "0.95").err
-    )
+    assert "--post: it is of one run" in muse("evaluate", store, "--head", seeds, *POST).err
+
+
+@pytest.mark.slow
+def test_a_folder_of_seeds_has_intervals_of_its_means(
+    muse: Muse, store: Path, tmp_path: Path
+) -> None:
+    seeds, file = tmp_path / "seeds", tmp_path / "seeds.json"
+    muse("train-head", store, "--out", seeds, *TRAIN, "--seeds", "2", "--select-on", "none")
+    asked = ("--split", "train", "--interval", "0.9", "--draws", "100", "--latex", "-")
+    outcome = muse("evaluate", store, "--head", seeds, *asked, "--json", file)
+    assert outcome.code == 0
+    content = json.loads(file.read_text())
+    assert content["schema"] == "muse-seeds"
+    assert content["intervals"]["num_seeds"] == len(content["seeds"]) == 2
+    low, high = content["intervals"]["text_to_video"]["MnR"]
+    assert low <= content["spread"]["text_to_video"]["MnR"]["mean"] <= high
+    assert f"[{low:.1f}, {high:.1f}]" in outcome.out
+    assert outcome.out.count("90 % interval of the mean") == 2
+    assert rf"{seeds} & $".replace("_", r"\_") in outcome.out
+    heads = [one["head"]["weights_sha256"] for one in content["seeds"]]
+    assert len({*heads}) == 2
+
+
+@pytest.mark.slow
+def test_intervals_and_post_processed_rows_follow_the_rules(
+    muse: Muse, store: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "scores.json"
+    rules = ("--ties", "pessimistic", "--v2t", "caption")
+    outcome = muse("evaluate", store, *rules, "--interval", "0.9", *POST, "--json", file)
+    assert (outcome.code, outcome.err) == (0, "")
+    content = json.loads(file.read_text())
+    for of in (content, content["intervals"], content["post_processed"]["qb-norm"]):
+        assert of["tie_rule"] == "pessimistic"
+    assert content["post_processed"]["qb-norm"]["v2t_rule"] == content["v2t_rule"]
+    for name in NUMBERS:
+        low, high = content["intervals"]["video_to_text"][name]
+        assert low <= content["video_to_text"][name] <= high
+    assert muse("evaluate", store, "--v2t", "caption", "--ledger", tmp_path / "a.parquet").code == 0
 
 
 def test_a_difference_is_put_into_words() -> None:

@@ -80,7 +80,7 @@ def test_an_axis_has_the_interval_of_its_own_captions_alone() -> None:
     names = [caption.axis for caption in content.captions_Q]
     chosen = torch.tensor([name == "where" for name in names])
     expected = intervals(
-        ranks.text_to_video.of(chosen),
+        [ranks.text_to_video.of(chosen)],
         torch.from_numpy(content.video_of_caption_Q)[chosen],
         resampling=DRAWS,
     )
@@ -92,7 +92,8 @@ def test_an_axis_of_one_video_has_no_interval() -> None:
     content = _usual()
     names = ["alone" if place == 0 else "others" for place in range(len(content.captions_Q))]
     found = uncertainty(content.head.ranks, names, resampling=DRAWS)
-    assert {*found.by_axis} == {"others"}
+    assert found.intervals is not None
+    assert {*found.intervals.by_axis} == {"others"}
 
 
 def test_one_video_makes_a_page_without_intervals() -> None:

@@ -18,6 +18,7 @@ from muse.head.post_processing import (
     qb_norm,
     query_bank,
 )
+from muse.head.ranks import TieRule
 
 
 def unit(*shape: int) -> torch.Tensor:
@@ -98,6 +99,31 @@ def test_a_video_s_group_is_as_good_as_its_best_changed_caption() -> None:
         ]
         ranks.append(1 + sum(other > best[video] for other in best))
     assert found.video_to_text.mean_rank == sum(ranks) / 3
+
+
+def test_a_video_s_best_changed_caption_is_ranked_among_all_where_that_is_asked() -> None:
+    test, bank = retrieval(6, 3), retrieval(8, 4)
+    found = post_processed("inverted-softmax", test, bank, v2t="caption")
+    scores = (test.video_VD.double() @ test.text_QD.double().T).float()
+    of_bank = (bank.video_VD.double() @ test.text_QD.double().T).float()
+    changed = inverted_softmax(scores, query_bank([of_bank], scale=BETA))
+    ranks = []
+    for video in range(3):
+        best = max(changed[video, q].item() for q in range(6) if q % 3 == video)
+        ranks.append(1 + sum(changed[video, q].item() > best for q in range(6)))
+    assert found.video_to_text.mean_rank == sum(ranks) / 3
+    assert found.as_json()["v2t_rule"] == "best caption of each video, ranked among all captions"
+
+
+@pytest.mark.parametrize(
+    ("ties", "mean_rank"), [("optimistic", 1), ("pessimistic", 50), ("expected", 25.5)]
+)
+def test_changed_scores_that_tie_follow_the_rule_for_ties(ties: TieRule, mean_rank: float) -> None:
+    ones_QD = torch.full((50, 4), 0.5)
+    same = Retrieval(text_QD=ones_QD, video_VD=ones_QD, video_of_caption_Q=torch.arange(50))
+    found = post_processed("inverted-softmax", same, bank=same, ties=ties)
+    assert found.text_to_video.mean_rank == found.video_to_text.mean_rank == mean_rank
+    assert found.as_json()["tie_rule"] == ties
 
 
 def test_a_hub_loses_its_false_first_places() -> None:
