@@ -56,7 +56,7 @@ class ScaleResponse:
 
     @property
     def strongest(self) -> tuple[int, int, int]:
-        """Frame, row and column, from 0, of the cell that raises the score most."""
+        """Frame, row and column, from 0, of the largest value; any place if none is above 0."""
         frame, row, column = np.unravel_index(self.values_TGG.argmax(), self.values_TGG.shape)
         return int(frame), int(row), int(column)
 

@@ -96,13 +96,13 @@ def summary(found: Responses, pts_seconds_T: NDArray[np.float64]) -> str:
     by_frame_T = np.where(found.valid_T, found.by_frame_T, -np.inf)
     frame = int(by_frame_T.argmax())
     parts = [
-        f"Score {number(found.score, digits=3)}",
+        f"Score {_cosine(found.score)}",
         f"strongest frame {_frame_name(frame, pts_seconds_T)}, {_milli(by_frame_T[frame])}",
     ]
     for scale in found.by_scale:
         name = f"strongest of scale {_scale_name(scale)}"
-        if not scale.values_TGG.any():
-            parts.append(f"{name}: none, all its cells are alike")
+        if scale.values_TGG.max() <= 0:
+            parts.append(f"{name}: none, no cell raises the score")
             continue
         parts.append(f"{name}: {_cell_text(scale, scale.strongest, pts_seconds_T)}")
     return "; ".join(parts) + ". Numbers are thousandths of a cosine."
@@ -123,7 +123,7 @@ def _rows(found: Responses, shown_n: NDArray[np.intp]) -> list[_Row]:
         rows.append(
             _Row(
                 name=f"CLIP's {grid} × {grid} patches",
-                remark=f"cosine {patches_nGG.min():.2f} to {patches_nGG.max():.2f}",
+                remark=f"cosine {_cosine(patches_nGG.min())} to {_cosine(patches_nGG.max())}",
                 values_nGG=patches_nGG - np.nanmean(found.clip_patches_TGG),
                 is_marked=grid > 1,
             )
@@ -188,7 +188,7 @@ def _lines_of_text(
 ) -> Iterator[tuple[str, list[str]]]:
     """The lines above the maps."""
     yield "Time", [f"{number(float(pts_seconds_T[frame]))} s" for frame in shown_n]
-    yield "CLIP's cosine", [number(float(found.clip_frames_T[f]), digits=3) for f in shown_n]
+    yield "CLIP's cosine", [_cosine(value) for value in found.clip_frames_T[shown_n]]
     yield "Response", [_milli(value) for value in found.by_frame_T[shown_n]]
 
 
@@ -269,8 +269,8 @@ def _ramp(colour: tuple[int, int, int]) -> Markup:
 def _words_below(found: Responses, num_shown: int) -> str:
     num_valid = int(found.valid_T.sum())
     words = (
-        f"Score {number(found.score, digits=3)}; with all class tokens alike, and all cells of "
-        f"each scale, {number(found.score_of_alike, digits=3)}. Responses are parts of that "
+        f"Score {_cosine(found.score)}; with all class tokens alike, and all cells of "
+        f"each scale, {_cosine(found.score_of_alike)}. Responses are parts of that "
         "difference, in thousandths of a cosine; each row has colours of its own range. CLIP's "
         "patches: more or less like the text than their mean."
     )
@@ -287,7 +287,7 @@ def _numbers(found: Responses, pts_seconds_T: NDArray[np.float64]) -> Markup:
     rows = [
         [
             _frame_name(frame, pts_seconds_T),
-            number(float(found.clip_frames_T[frame]), digits=3),
+            _cosine(found.clip_frames_T[frame]),
             _milli(found.by_frame_T[frame]),
             _milli(found.class_tokens.values_TGG[frame].sum()),
             *(_frame_cell(scale, frame) for scale in found.by_scale),
@@ -304,10 +304,10 @@ def _numbers(found: Responses, pts_seconds_T: NDArray[np.float64]) -> Markup:
 
 
 def _frame_cell(scale: ScaleResponse, frame: int) -> str:
-    """``+1.20, row 4, column 9: +0.31``; of one cell, or of cells without a response, the sum."""
+    """``+1.20, row 4, column 9: +0.31``; the sum alone of one cell, or where none is positive."""
     values_GG = scale.values_TGG[frame]
     text = _milli(values_GG.sum())
-    if scale.grid == 1 or not values_GG.any():
+    if scale.grid == 1 or values_GG.max() <= 0:
         return text
     row, column = np.unravel_index(values_GG.argmax(), values_GG.shape)
     return f"{text}, row {row + 1}, column {column + 1}: {_milli(values_GG.max())}"
@@ -328,6 +328,10 @@ def _frame_name(frame: int, pts_seconds_T: NDArray[np.float64]) -> str:
 
 def _scale_name(scale: ScaleResponse) -> str:
     return f"{scale.grid} × {scale.grid}"
+
+
+def _cosine(value: float) -> str:
+    return number(float(value), digits=3).replace("-", "−")
 
 
 def _milli(value: float) -> str:

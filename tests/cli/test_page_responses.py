@@ -149,9 +149,10 @@ def test_without_a_picture_for_each_frame_the_ground_is_plain(num_pictures: int)
     assert drawn.count('class="ground"') == 3
 
 
-def test_cells_that_are_all_alike_have_no_strongest() -> None:
-    found = made_up(3, (3,))
-    found.by_scale[0].values_TGG[:] = 0
+@pytest.mark.parametrize("value", [0.0, -0.001])
+def test_a_scale_that_raises_nothing_has_no_strongest_cell(value: float) -> None:
+    found = made_up(3, (3,), num_padded=1)
+    found.by_scale[0].values_TGG[:2] = value
     found.class_tokens.values_TGG[:] = 0
     assert "strongest of scale 3 × 3: none" in summary(found, seconds(found))
     body = figure(found).partition("<desc")[2]
