@@ -69,15 +69,20 @@ class MuseAggregator(nn.Module):
 
     def sequence_of(self, tokens_BTKD: Tensor, valid_BT: Tensor) -> TokenSequence:
         """What the first block is given; the arguments are those of `forward`."""
-        if self.config.padding == "scanned":
-            valid_BT = torch.ones_like(valid_BT)
-        frames_FKD = valid_frames(tokens_BTKD, valid_BT)
-        return ORDERS[self.config.order](
-            frames_FKD[:, 0],
-            self._scales(frames_FKD),
-            valid_BT,
-            class_tokens_of(self.config.readout),
-        )
+        frames_FKD = valid_frames(tokens_BTKD, self.scanned(valid_BT))
+        return self.sequence_from(frames_FKD[:, 0], self.scales_of(frames_FKD), valid_BT)
+
+    def sequence_from(
+        self, class_FD: Tensor, scales_FSD: list[Tensor], valid_BT: Tensor
+    ) -> TokenSequence:
+        """The same of the class tokens and the cells of the frames that `scanned` names."""
+        scanned_BT = self.scanned(valid_BT)
+        class_tokens = class_tokens_of(self.config.readout)
+        return ORDERS[self.config.order](class_FD, scales_FSD, scanned_BT, class_tokens)
+
+    def scanned(self, valid_BT: Tensor) -> Tensor:
+        """(B, T) bool, the frames that are in the sequence: the valid ones, or all."""
+        return torch.ones_like(valid_BT) if self.config.padding == "scanned" else valid_BT
 
     def frames_of(self, sequence: TokenSequence, valid_BT: Tensor) -> Tensor:
         """(B, T, D) of a sequence of `sequence_of`."""
@@ -91,8 +96,8 @@ class MuseAggregator(nn.Module):
             return cast(Tensor, block(tokens_BLD, length_B))
         return cast(Tensor, checkpoint(block, tokens_BLD, length_B, use_reentrant=False))
 
-    def _scales(self, frames_FKD: Tensor) -> list[Tensor]:
-        """The patches' tokens at each scale, (F, S, D) each."""
+    def scales_of(self, frames_FKD: Tensor) -> list[Tensor]:
+        """The cells of some frames' patches, (F, S, D) each scale."""
         if not self.factors:
             return []  # a frame may then have any number of patches, or none
         grid = patch_grid(frames_FKD.shape[1])
