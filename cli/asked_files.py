@@ -29,6 +29,8 @@ class AskedFiles:
     html: Path | None
     against: str | None
     """A second head on the page."""
+    num_maps: int
+    """Examples on the page that show what responds."""
 
     def require_rules(self, rules: Rules) -> None:
         """Nothing, if every file can be had of ranks that are counted by these rules.
@@ -38,6 +40,8 @@ class AskedFiles:
         """
         from muse.errors import UsageError
 
+        if self.num_maps < 0:
+            raise UsageError(f"--maps {self.num_maps}: at least 0, which shows none")
         if self.against is not None and self.html is None:
             raise UsageError(
                 f"--against {self.against}: both heads are on a page. Add --html FILE."
@@ -133,5 +137,7 @@ class AskedFiles:
         from muse.cli.report import print_line
 
         if self.html is not None:
-            write_evaluation_page(self.html, evaluated, resampling=resampling)
+            write_evaluation_page(
+                self.html, evaluated, resampling=resampling, num_maps=self.num_maps
+            )
             print_line(f"report: {self.html}")

@@ -69,6 +69,9 @@ def evaluate(
     against: Annotated[
         str | None, _file("A second head on the page: a run folder, or mean-pool.")
     ] = None,
+    maps: Annotated[
+        int, _file("Examples on the page that show which frames and patches respond.")
+    ] = 4,
     ledger: Annotated[Path | None, _file("A row for each caption, as parquet.")] = None,
     view: ViewOption = None,
     device: DeviceOption = "auto",
@@ -88,6 +91,7 @@ def evaluate(
         ledger=ledger,
         html=html_file,
         against=against,
+        num_maps=maps,
     )
     files.require_rules(rules)
     runs = seed_runs(Path(head))

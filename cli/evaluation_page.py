@@ -1,20 +1,31 @@
 """``muse evaluate --html``: from evaluated heads to the page of `muse.cli.page`."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse.cli.head_history import remarks
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from muse.cli.evaluated import Evaluated
+    from muse.cli.page.markup import Markup
     from muse.head.bootstrap import Resampling
 
 _FILM_TIMEOUT_SECONDS = 60.0  # to decode a video for a picture of it
+_STEPS_OF_MAPS = 16  # of `muse.head.responses`; 32 take twice as long and look the same
 
 
 def write_evaluation_page(
-    file: Path, evaluated: "Sequence[Evaluated]", *, resampling: "Resampling | None"
+    file: Path,
+    evaluated: "Sequence[Evaluated]",
+    *,
+    resampling: "Resampling | None",
+    num_maps: int,
 ) -> None:
     """The page of one head, or of one against another.
 
@@ -22,14 +33,15 @@ def write_evaluation_page(
         file: Appears whole.
         evaluated: One head, or two on the same split.
         resampling: Of the intervals; the usual one if None.
+        num_maps: So many examples show what responds in the first head.
 
     Raises:
         UsageError: If the file can't be written.
     """
     import datetime
 
-    from muse.cli.page.content import head_result, page_content, shown_videos
-    from muse.cli.page.film_strips import film_strips, stored_thumbnails
+    from muse.cli.page.content import head_result, mapped_pairs, page_content, shown_videos
+    from muse.cli.page.film_strips import film_strips, frames_of, stored_thumbnails
     from muse.cli.page.page import page_of, write_page
     from muse.pipeline.decoding.decoder import DecodeLimits, IsolatedDecoder
 
@@ -49,14 +61,41 @@ def write_evaluation_page(
         ],
         resampling=resampling,
     )
-    decoder = IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))
-    try:
+    with closing(IsolatedDecoder(DecodeLimits(timeout_seconds=_FILM_TIMEOUT_SECONDS))) as decoder:
+        sampling, thumbnails = first.store.header.sampling, stored_thumbnails(first.store)
         strips = film_strips(
-            shown_videos(content),
-            sampling=first.store.header.sampling,
-            decode=decoder,
-            thumbnails=stored_thumbnails(first.store),
+            shown_videos(content), sampling=sampling, decode=decoder, thumbnails=thumbnails
         )
-    finally:
-        decoder.close()
-    write_page(file, page_of(content, strips, on=datetime.datetime.now(datetime.UTC).date()))
+        frames = partial(frames_of, sampling=sampling, decode=decoder, thumbnails=thumbnails)
+        maps = {
+            (query, video): _map(first, query, video, frames(content.videos_V[video]))
+            for query, video in mapped_pairs(content, num_maps)
+        }
+    today = datetime.datetime.now(datetime.UTC).date()
+    write_page(file, page_of(content, strips, on=today, responses=maps))
+
+
+def _map(
+    evaluated: "Evaluated", query: int, video: int, pictures: "Sequence[NDArray[np.uint8]]"
+) -> "Markup":
+    """What responds in a video to its caption: places among those that were evaluated."""
+    from muse.cli.page.responses import response_figure
+    from muse.head.responses import responses
+
+    embedded, opened = evaluated.embedded, evaluated.opened
+    clip = opened.store.read_clip(int(embedded.selection.video_rows_V[video]))
+    found = responses(
+        opened.head,
+        clip,
+        embedded.text_QD[query].cpu().numpy(),
+        device=opened.device,
+        num_steps=_STEPS_OF_MAPS,
+    )
+    text = opened.store.captions[int(embedded.selection.caption_rows_Q[query])].text
+    return response_figure(
+        found,
+        key=f"map-{query}",
+        name=f"Maps of {clip.video_id} for: {text}",
+        pts_seconds_T=clip.pts_seconds_T,
+        pictures=pictures,
+    )

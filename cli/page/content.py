@@ -7,6 +7,7 @@ Knows nothing of HTML. What is shown is in NumPy's arrays and lists; torch ends 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,14 @@ def shown_pairs(content: PageContent) -> list[tuple[int, int]]:
     """(caption, its video) of each example, as places among all; each once."""
     queries = dict.fromkeys(example.query for group in content.groups for example in group.examples)
     return [(query, int(content.video_of_caption_Q[query])) for query in queries]
+
+
+def mapped_pairs(content: PageContent, num_pairs: int) -> list[tuple[int, int]]:
+    """Of `shown_pairs` the first so many, an example of each group before a second one of any."""
+    rounds = zip_longest(*([one.query for one in group.examples] for group in content.groups))
+    queries = dict.fromkeys(query for one in rounds for query in one if query is not None)
+    pairs = [(query, int(content.video_of_caption_Q[query])) for query in queries]
+    return pairs[:num_pairs]
 
 
 def _comparison(

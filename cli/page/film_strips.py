@@ -61,10 +61,7 @@ def film_strips(
     for video in videos:
         if video.video_id in pictures:
             continue
-        frames = _cropped(_some_of(thumbnails(video.video_id)))
-        if not frames and _is_file(video.path):
-            clip = decode(DecodeTask(video=video, sampling=sampling, preprocessing=_CROP))
-            frames = _some_of(list(clip.frames_THWC)) if isinstance(clip, Clip) else []
+        frames = _some_of(frames_of(video, sampling=sampling, decode=decode, thumbnails=thumbnails))
         if frames:
             pictures[video.video_id] = np.concatenate(frames, axis=1)
     for quality in _QUALITIES:
@@ -72,6 +69,20 @@ def film_strips(
         if sum(map(len, strips.values())) <= max_bytes:
             break
     return _first_that_fit(strips, max_bytes)
+
+
+def frames_of(
+    video: VideoRef, *, sampling: Sampling, decode: Decode, thumbnails: Thumbnails
+) -> list[NDArray[np.uint8]]:
+    """The middle square of each sampled frame, (SIDE, SIDE, 3); none where there is no picture.
+
+    Arguments are those of `film_strips`.
+    """
+    frames = _cropped(thumbnails(video.video_id))
+    if not frames and _is_file(video.path):
+        clip = decode(DecodeTask(video=video, sampling=sampling, preprocessing=_CROP))
+        frames = list(clip.frames_THWC) if isinstance(clip, Clip) else []
+    return frames
 
 
 def stored_thumbnails(store: FeatureStore) -> Thumbnails:

@@ -31,12 +31,11 @@ def map_uri(values_nGG: NDArray[np.float64]) -> str:
     return _data_uri("png", stream)
 
 
-def strip_uri(pictures: Sequence[bytes]) -> str:
-    """A JPEG of the middle squares side by side, which is what the encoder saw of each."""
+def strip_uri(pictures: Sequence[NDArray[np.uint8]]) -> str:
+    """A JPEG of the middle squares, (H, W, 3) each, side by side: what the encoder saw of each."""
     strip = Image.new("RGB", (_SIDE * len(pictures), _SIDE))
-    for place, content in enumerate(pictures):
-        with Image.open(io.BytesIO(content)) as opened:
-            square = ImageOps.fit(opened.convert("RGB"), (_SIDE, _SIDE))
+    for place, picture_HWC in enumerate(pictures):
+        square = ImageOps.fit(Image.fromarray(picture_HWC), (_SIDE, _SIDE))
         strip.paste(square, (_SIDE * place, 0))
     stream = io.BytesIO()
     strip.save(stream, "JPEG", quality=_QUALITY, optimize=True)

@@ -17,6 +17,7 @@ from muse.cli.page.curves import rank_histograms, recall_curves, training
 from muse.cli.page.film_strips import Strips
 from muse.cli.page.headline import headline
 from muse.cli.page.markup import Markup, element, joined, section, table
+from muse.cli.page.responses import SHEET as RESPONSES_SHEET
 from muse.cli.page.style import SHEET
 from muse.errors import UsageError
 from muse.pipeline.header import Sampling
@@ -44,7 +45,7 @@ def page_of(
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", SHEET),
+        element("style", joined([SHEET, RESPONSES_SHEET] if responses else [SHEET])),
     )
     body = element(
         "main",

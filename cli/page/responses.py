@@ -63,16 +63,18 @@ def response_figure(
     found: Responses,
     *,
     key: str,
+    name: str,
     pts_seconds_T: NDArray[np.float64],
-    pictures: Sequence[bytes] = (),
+    pictures: Sequence[NDArray[np.uint8]] = (),
 ) -> Markup:
     """The maps of one caption and one video, with a legend and a table of the numbers.
 
     Args:
         found: Of `muse.head.responses.responses`.
-        key: Of no other figure on the page.
+        key: Of no other figure on the page; an id.
+        name: Likewise, for who hears the page: which caption and video.
         pts_seconds_T: (T,) when each frame is shown, such as `ClipTokens.pts_seconds_T`.
-        pictures: One picture file for each valid frame, in order, whole or cropped to a square;
+        pictures: (H, W, 3) of each valid frame, in order, whole or cropped to a square;
             none for maps on a plain ground. With a wrong number of them it is plain too.
     """
     shown_n = _shown_frames(found)
@@ -85,7 +87,7 @@ def response_figure(
     return element(
         "figure",
         _legend(),
-        element("div", drawing, class_="scroll", tabindex=0, role="region", aria_label="Maps"),
+        element("div", drawing, class_="scroll", tabindex=0, role="region", aria_label=name),
         element("figcaption", _words_below(found, len(shown_n))),
         element("details", element("summary", "Numbers"), _numbers(found, pts_seconds_T)),
     )

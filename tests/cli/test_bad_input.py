@@ -18,7 +18,7 @@ def _is_one_line(outcome: Outcome, *words: str, code: int = 1) -> None:
     assert outcome.code == code
     *progress, line = outcome.err.splitlines()
     assert line.startswith("muse: ")
-    assert all(before.startswith("folder: ") for before in progress)
+    assert all(before.startswith(("folder: ", "note: ")) for before in progress)
     for word in words:
         assert word in line
 

@@ -7,6 +7,7 @@ the tests, because it brings datasets, sentence-transformers, scikit-learn, pand
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,8 @@ def test_other_texts_and_several_captions_are_another_test_set(
 
 
 def test_files_say_what_they_are_undefined_for() -> None:
-    none = dict.fromkeys(("json", "latex", "mteb", "ledger", "html", "against"))
+    names = ("json", "latex", "mteb", "ledger", "html", "against")
+    none: dict[str, Any] = {**dict.fromkeys(names), "num_maps": 4}
     pessimistic = Rules(ties=TiesFlag.pessimistic)
     for name in ("mteb", "ledger", "html"):
         files = AskedFiles(**{**none, name: Path("x")})
@@ -112,6 +114,8 @@ def test_files_say_what_they_are_undefined_for() -> None:
         with pytest.raises(UsageError, match=f"--{name} x: it is about one run, and seeds holds 1"):
             files.require_one_run("seeds", {42: Path("seeds/seed-42")})
     AskedFiles(**{**none, "latex": "-"}).require_rules(pessimistic)
+    with pytest.raises(UsageError, match="--maps -1: at least 0"):
+        AskedFiles(**{**none, "num_maps": -1}).require_rules(Rules())
 
 
 def test_the_benchmarks_begin_as_the_tasks_titles() -> None:

@@ -162,7 +162,8 @@ def test_page_fetches_nothing_and_runs_nothing() -> None:
     assert "@import" not in page
     for tag, attributes in reader.elements:
         assert tag not in ("script", "link", "iframe", "object")
-        assert not any(name.startswith("on") or name == "href" for name in attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#").startswith(("#", "data:image/"))
         assert (attributes.get("src") or "data:image/jpeg").startswith("data:image/jpeg")
     assert len(reader.named("img")) > 0
 
@@ -319,3 +320,7 @@ def test_command_writes_a_page_with_films_and_says_where(
     assert reader.open == []
     assert len(reader.named("img")) > 0
     assert "Training" in reader.text
+    assert "raises the score" in reader.text
+    without = muse("evaluate", store, "--head", run, "--html", file, "--maps", "0")
+    assert without.code == 0
+    assert "raises the score" not in Reader(file.read_text(encoding="utf-8")).text

@@ -16,16 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from muse.cli.page.content import head_result, page_content, shown_pairs, shown_videos
+from muse.cli.page.content import head_result, mapped_pairs, page_content, shown_videos
 from muse.cli.page.film_strips import NUM_FRAMES, SIDE
-from muse.cli.page.markup import element
+from muse.cli.page.markup import Markup
 from muse.cli.page.page import page_of, write_page
+from muse.cli.page.responses import response_figure
 from muse.head.bootstrap import Resampling
 from muse.head.evaluate import embed_split, report_of
-from muse.head.model import MeanPoolHead
-from tests.head.memory_store import make_store
+from muse.head.head_config import paper_head
+from muse.head.model import MeanPoolHead, RetrievalHead
+from muse.head.responses import responses
+from tests.head.memory_store import MemoryStore, make_store
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -93,8 +97,19 @@ def _page_of_two_heads() -> str:
         resampling=DRAWS,
     )
     strips = {video.video_id: _picture() for video in shown_videos(content)[:6]}
-    responses = {shown_pairs(content)[0]: element("p", "What responds.")}
-    return page_of(content, strips, on=DAY, responses=responses)
+    maps = {pair: _map(store, pair[1], key=f"map-{pair[0]}") for pair in mapped_pairs(content, 2)}
+    return page_of(content, strips, on=DAY, responses=maps)
+
+
+def _map(store: MemoryStore, video: int, *, key: str) -> Markup:
+    """Of a head that was never trained, with a picture of each frame."""
+    clip = store.read_clip(video)
+    head = RetrievalHead(dataclasses.replace(paper_head(store.header), depth=1)).eval()
+    found = responses(head, clip, np.ones(store.header.encoder.dim), device=torch.device("cpu"))
+    pictures = [np.full((9, 9, 3), 80, dtype=np.uint8)] * int(clip.valid_T.sum())
+    return response_figure(
+        found, key=key, name=f"Maps of {key}", pts_seconds_T=clip.pts_seconds_T, pictures=pictures
+    )
 
 
 def _page_of_one_head() -> str:

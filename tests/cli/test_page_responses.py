@@ -42,7 +42,7 @@ def seconds(found: Responses) -> NDArray[np.float64]:
 
 
 def figure(found: Responses, **options) -> str:
-    return response_figure(found, key="k", pts_seconds_T=seconds(found), **options)
+    return response_figure(found, key="k", name="Maps", pts_seconds_T=seconds(found), **options)
 
 
 def pixels(uri: str) -> NDArray[np.uint8]:
@@ -50,10 +50,8 @@ def pixels(uri: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
 
 
-def jpeg(level: int, *, width: int = 90, height: int = 60) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (width, height), level).save(stream, "JPEG")
-    return stream.getvalue()
+def picture_of(level: int, *, width: int = 90, height: int = 60) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), level, dtype=np.uint8)
 
 
 def test_a_map_is_blue_where_it_raises_orange_where_it_lowers_and_clear_at_zero() -> None:
@@ -72,11 +70,9 @@ def test_a_map_without_a_response_is_clear() -> None:
 
 
 def test_a_strip_shows_the_middle_square_of_each_picture() -> None:
-    wide = Image.new("L", (120, 60), 0)
-    wide.paste(255, (30, 0, 90, 60))
-    stream = io.BytesIO()
-    wide.save(stream, "JPEG")
-    picture = pixels(strip_uri([stream.getvalue(), jpeg(0)]))
+    wide = picture_of(0, width=120)
+    wide[:, 30:90] = 255
+    picture = pixels(strip_uri([wide, picture_of(0)]))
     side = picture.shape[0]
     assert picture.shape[1] == 2 * side
     assert picture[:, 4 : side - 4, 0].min() > 240
@@ -132,7 +128,7 @@ def test_of_many_frames_those_that_respond_most_are_drawn_and_all_are_in_the_tab
 
 def test_pictures_lie_once_in_the_figure_and_under_each_map_of_cells() -> None:
     found = made_up(4, (3, 7), num_padded=1)
-    drawn = figure(found, pictures=[jpeg(60 * level) for level in (1, 2, 3)])
+    drawn = figure(found, pictures=[picture_of(60 * level) for level in (1, 2, 3)])
     assert drawn.count("data:image/jpeg") == 1
     assert drawn.count('<use href="#k-frames"') == 4  # above, CLIP's, two scales
     strip = pixels(re.findall(r'href="(data:image/jpeg[^"]*)"', drawn)[0])
@@ -143,7 +139,7 @@ def test_pictures_lie_once_in_the_figure_and_under_each_map_of_cells() -> None:
 
 @pytest.mark.parametrize("num_pictures", [0, 3, 5])
 def test_without_a_picture_for_each_frame_the_ground_is_plain(num_pictures: int) -> None:
-    drawn = figure(made_up(4, (3,)), pictures=[jpeg(9)] * num_pictures)
+    drawn = figure(made_up(4, (3,)), pictures=[picture_of(9)] * num_pictures)
     assert "<use" not in drawn
     assert "jpeg" not in drawn
     assert drawn.count('class="ground"') == 3
