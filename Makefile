@@ -9,9 +9,12 @@ DEMO ?= demo
 VIDEOS ?=
 CAPTIONS ?=
 K ?=
+# One thread: the head's operations are small, and threads that wait for each other hold a core. With
+# bytecode: without it each process compiles muse and every test again, some seconds.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test test-slow test-all demo wheel fix clean
+.PHONY: help dev check test test-heads test-rest test-slow test-all demo wheel fix clean
 
 help: ## Print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +39,14 @@ check: $(INSTALLED) ## Lint, format, types, import contracts, Dockerfiles
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
-	$(BIN)/python -m pytest -q $(if $(K),-k '$(K)')
+	@# Two processes, one a core; each prints its own summary when it has ended.
+	$(if $(K),$(PYTEST) -k '$(K)',@$(MAKE) --no-print-directory -k -j2 --output-sync=target test-heads test-rest)
+
+test-heads: $(INSTALLED)
+	$(PYTEST) tests/cli tests/head
+
+test-rest: $(INSTALLED)
+	$(PYTEST) --ignore=tests/cli --ignore=tests/head
 
 test-slow: $(INSTALLED) ## The tests marked slow, some minutes
 	$(BIN)/python -m pytest -q -m 'slow and not gpu' --durations=5
