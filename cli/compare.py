@@ -117,9 +117,11 @@ def queries_text(num_queries: int, num_videos: int) -> str:
 
 
 def p_text(p_value: float, num_permutations: int) -> str:
-    """Three digits, or that it is below what so many permutations can tell."""
+    """Three digits, a smaller one's first, or that so many permutations can't tell."""
     least = 1 / (1 + num_permutations)
-    return f"< {2 * least:.1g}" if p_value < 1.5 * least else f"{p_value:.3f}"
+    if p_value < 1.5 * least:
+        return f"< {2 * least:.1g}"
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1g}"
 
 
 def footnote(found: "Comparison") -> str:

@@ -91,11 +91,10 @@ def _map(
         device=opened.device,
         num_steps=_STEPS_OF_MAPS,
     )
-    text = opened.store.captions[int(embedded.selection.caption_rows_Q[query])].text
     return response_figure(
         found,
         key=f"map-{query}",
-        name=f"Maps of {clip.video_id} for: {text}",
+        name=f"What responds to it in video {clip.video_id}, under {opened.name}",
         pts_seconds_T=clip.pts_seconds_T,
         pictures=pictures,
     )

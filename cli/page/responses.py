@@ -72,7 +72,7 @@ def response_figure(
     Args:
         found: Of `muse.head.responses.responses`.
         key: Of no other figure on the page; an id.
-        name: Likewise, for who hears the page: which caption and video.
+        name: Likewise, for readers: what responds to what.
         pts_seconds_T: (T,) when each frame is shown, such as `ClipTokens.pts_seconds_T`.
         pictures: (H, W, 3) of each valid frame, in order, whole or cropped to a square;
             none for maps on a plain ground. With a wrong number of them it is plain too.
@@ -86,6 +86,7 @@ def response_figure(
     drawing = _drawing(found, rows, shown_n, pts_seconds_T, strip, key=key)
     return element(
         "figure",
+        element("p", element("strong", name)),
         _legend(),
         element("div", drawing, class_="scroll", tabindex=0, role="region", aria_label=name),
         element("figcaption", _words_below(found, len(shown_n))),

@@ -173,3 +173,4 @@ def test_a_difference_is_put_into_words() -> None:
     assert queries_text(1000, 1000) == "1,000 queries"
     assert queries_text(27_763, 670) == "27,763 queries of 670 videos"
     assert (p_text(0.0123, 9999), p_text(1 / 10_000, 9999)) == ("0.012", "< 0.0002")
+    assert p_text(0.0004, 9999) == "0.0004"  # not 0.000
