@@ -125,9 +125,7 @@ class AskedFiles:
             for file in write_mteb_results(self.mteb, task, evaluated):
                 print_line(f"mteb: {file}")
 
-    def write_page(
-        self, evaluated: "Sequence[Evaluated]", *, resampling: "Resampling | None"
-    ) -> None:
+    def write_page(self, evaluated: "Sequence[Evaluated]", *, resampling: "Resampling") -> None:
         """The page of one head or of two, and a line that names it.
 
         Raises:

@@ -83,6 +83,9 @@ def _lines(
         yield f"Where to get them: {benchmark.source}"
     if benchmark.read_cuts:
         yield "Clips of whole videos, found by the name of those: --clip-window annotated."
+    if not any(each.content and each.content.num_videos for each in found):
+        yield f"Papers take {_preset_text(benchmark)}."
+        return
     yield f"Papers take {_preset_text(benchmark)}, and so does:"
     yield (
         f"  muse extract --dataset {name} --root {shlex.quote(printable(root))} "
@@ -137,6 +140,8 @@ def _remarks(each: "SplitInventory") -> "Iterator[str]":
     for what, ids in _lists(content).items():
         if ids:
             yield f"{len(ids)} {what}: {_some(ids)}"
+    if content.num_empty_captions:
+        yield f"{content.num_empty_captions} captions are empty and left out"
     if content.num_repeated_captions:
         yield f"{content.num_repeated_captions} captions are equal to an earlier one"
 

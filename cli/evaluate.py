@@ -55,7 +55,9 @@ def evaluate(
     interval: Annotated[
         float | None, _sure("Level of a bootstrap interval beside each number, such as 0.95.")
     ] = None,
-    draws: Annotated[int, _sure("Draws of videos that intervals are made of.")] = 2000,
+    draws: Annotated[
+        int | None, _sure("Draws of videos that intervals are made of; 2000 if not given.")
+    ] = None,
     json_file: Annotated[
         Path | None, _file("The numbers and all that they depend on.", "--json")
     ] = None,
@@ -83,7 +85,7 @@ def evaluate(
 
     rules = Rules(ties=ties, v2t=v2t)
     require_rules_fit(ties.value, v2t.value)
-    extras = asked_extras(interval=interval, draws=draws, post=post)
+    extras = asked_extras(interval=interval, draws=draws, post=post, has_page=html_file is not None)
     files = AskedFiles(
         json=json_file,
         latex=latex_file,
@@ -104,6 +106,7 @@ def evaluate(
         open_head_on(store, name, view=view, device=device, scan=scan)
         for name in (*names, *([against] if against is not None else []))
     ]
+    extras.require_defined(opened[0], split)
     files.require_task(opened[0], split)
     evaluated = [evaluate_opened(one, split, rules) for one in opened[: len(names)]]
     if runs:
@@ -111,7 +114,7 @@ def evaluate(
         return
     _show(evaluated[0], extras, files)
     others = [evaluate_opened(one, split, rules) for one in opened[1:]]
-    files.write_page([*evaluated, *others], resampling=extras.resampling)
+    files.write_page([*evaluated, *others], resampling=extras.page_resampling)
 
 
 def _show(evaluated: Evaluated, extras: AskedExtras, files: AskedFiles) -> None:

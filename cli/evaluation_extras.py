@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from muse.cli.evaluated import Evaluated
+    from muse.cli.evaluated import Evaluated, OpenedHead
     from muse.head.bootstrap import Interval, Resampling
     from muse.head.evaluate import SplitEmbeddings
     from muse.head.post_processing import PostProcessedNumbers, PostProcessing
@@ -38,6 +38,9 @@ class AskedExtras:
     """Which extras the flags ask for, their values checked."""
 
     resampling: "Resampling | None"
+    """Of the intervals beside the printed numbers; None for none."""
+    page_resampling: "Resampling"
+    """Of those on a page, which always has them."""
     post: "tuple[PostProcessing, ...]"
 
     def require_one_run(self, folder: str, runs: Mapping[int, Path]) -> None:
@@ -53,6 +56,24 @@ class AskedExtras:
                 f"--post: it is of one run, and {folder} holds {len(runs)}, one a seed. Name one, "
                 f"such as --head {next(iter(runs.values()))}."
             )
+
+    def require_defined(self, opened: "OpenedHead", split: str) -> None:
+        """Nothing, if what was asked for can be had of a split: before anything is embedded.
+
+        Raises:
+            ManifestError: If the split has no usable pair.
+            MetricError: If an extra is undefined for it.
+        """
+        from muse.head.bootstrap import require_clusters
+        from muse.head.data import select_split
+        from muse.head.post_processing import require_one_caption_each
+
+        selection = select_split(opened.store, split)
+        num_videos, num_captions = len(selection.video_rows_V), len(selection.caption_rows_Q)
+        if self.resampling is not None:
+            require_clusters(num_videos, num_queries=num_captions)
+        if "dual-softmax" in self.post:
+            require_one_caption_each(num_captions, num_videos)
 
     def of(self, evaluated: "Evaluated") -> FoundExtras:
         """What was asked for of an evaluated head.
@@ -99,17 +120,28 @@ class AskedExtras:
         )
 
 
-def asked_extras(*, interval: float | None, draws: int, post: str) -> AskedExtras:
+def asked_extras(
+    *, interval: float | None, draws: int | None, post: str, has_page: bool
+) -> AskedExtras:
     """What the flags of ``muse evaluate`` ask for.
 
     Raises:
-        UsageError: If a value is out of range or unknown.
+        UsageError: If a value is out of range or unknown, or draws are asked of nothing.
     """
+    from muse.errors import UsageError
     from muse.head.bootstrap import Resampling
     from muse.head.post_processing import parse_names
 
+    if draws is not None and interval is None and not has_page:
+        raise UsageError(f"--draws {draws}: of no interval. Add --interval 0.95, or --html FILE.")
+    usual = Resampling()
+    resampling = Resampling(
+        level=usual.level if interval is None else interval,
+        draws=usual.draws if draws is None else draws,
+    )
     return AskedExtras(
-        resampling=None if interval is None else Resampling(level=interval, draws=draws),
+        resampling=None if interval is None else resampling,
+        page_resampling=resampling,
         post=parse_names(post) if post else (),
     )
 

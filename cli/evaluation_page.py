@@ -24,7 +24,7 @@ def write_evaluation_page(
     file: Path,
     evaluated: "Sequence[Evaluated]",
     *,
-    resampling: "Resampling | None",
+    resampling: "Resampling",
     num_maps: int,
 ) -> None:
     """The page of one head, or of one against another.
@@ -32,7 +32,7 @@ def write_evaluation_page(
     Args:
         file: Appears whole.
         evaluated: One head, or two on the same split.
-        resampling: Of the intervals; the usual one if None.
+        resampling: Of the intervals.
         num_maps: So many examples show what responds in the first head.
 
     Raises:

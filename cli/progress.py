@@ -107,7 +107,7 @@ class ExtractReporter:
             )
             return
         gone = f" ({missing} of them missing)" if missing else ""
-        print_progress(f"{listing.protocol}: {listed} videos{gone}, {captions} captions")
+        print_progress(f"{listing.protocol}: {listed} videos{gone}, {_captions_text(listing)}")
         self._line.start()
 
     def update(self, progress: "ExtractProgress") -> None:
@@ -316,6 +316,16 @@ def _progress_note(progress: "ExtractProgress") -> str:
     elif left is not None:
         parts.append(f"{duration_text(left)} left")
     return ", ".join(parts)
+
+
+def _captions_text(listing: "Listing") -> str:
+    """How many, and what is not asked: videos that have none are in no number of a head."""
+    text = f"{len(listing.captions)} captions"
+    if listing.num_empty_captions:
+        text += f" ({listing.num_empty_captions} empty ones left out)"
+    asked = {caption.video_id for caption in listing.captions}
+    silent = sum(video.video_id not in asked for video in listing.videos)
+    return f"{text}; {silent} videos without one" if asked and silent else text
 
 
 def _progress_event(progress: "ExtractProgress") -> dict[str, object]:

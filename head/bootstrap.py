@@ -71,12 +71,21 @@ def clusters_of(cluster_Q: Tensor) -> tuple[Tensor, int]:
         MetricError: If there is one only: nothing can be learnt of others from it.
     """
     found, place_Q = cast(tuple[Tensor, Tensor], torch.unique(cluster_Q, return_inverse=True))
-    if len(found) < 2:
+    require_clusters(len(found), num_queries=len(cluster_Q))
+    return place_Q.cpu(), len(found)
+
+
+def require_clusters(num_clusters: int, *, num_queries: int) -> None:
+    """Nothing, if others can be drawn.
+
+    Raises:
+        MetricError: If there is one cluster only.
+    """
+    if num_clusters < 2:
         raise MetricError(
-            f"{len(found)} video among {len(cluster_Q)} queries: at least 2 are needed to tell "
+            f"{num_clusters} video among {num_queries} queries: at least 2 are needed to tell "
             "how far the numbers would move with others. Leave the interval out."
         )
-    return place_Q.cpu(), len(found)
 
 
 def hits_at(ranks: Ranks, k: int, ties: TieRule = TIE_RULE) -> Tensor:

@@ -145,13 +145,22 @@ def dual_softmax(scores_bA: Tensor, test_queries: QueryBank) -> Tensor:
         MetricError: If there are not as many queries as answers.
     """
     num_answers = scores_bA.shape[1]
-    if test_queries.num_queries != num_answers:
-        raise MetricError(
-            f"dual-softmax: {test_queries.num_queries} queries and {num_answers} answers. It is "
-            "defined for one caption a video, each the only answer of the other. Leave it out, or "
-            "evaluate a split with one caption a video."
-        )
+    require_one_caption_each(test_queries.num_queries, num_answers)
     return scores_bA.double() * inverted_softmax(scores_bA, test_queries) * num_answers
+
+
+def require_one_caption_each(num_queries: int, num_answers: int) -> None:
+    """Nothing, if dual softmax is defined.
+
+    Raises:
+        MetricError: If there are not as many queries as answers.
+    """
+    if num_queries != num_answers:
+        raise MetricError(
+            f"dual-softmax: {num_queries} queries and {num_answers} answers. It is defined for one "
+            "caption a video, each the only answer of the other. Leave it out, or evaluate a split "
+            "with one caption a video."
+        )
 
 
 def inverted_softmax(scores_bA: Tensor, bank: QueryBank) -> Tensor:

@@ -124,6 +124,8 @@ class Listing:
     """A label for reports, such as ``MSVD test``; ``folder`` where there is none."""
     videos: tuple[VideoRef, ...]
     captions: tuple[Caption, ...]
+    num_empty_captions: int = 0
+    """That the files have and that were left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,8 +2,8 @@
 
 Files: ``train.json``, ``val_1.json`` and ``val_2.json`` of the captions release ({id: {duration,
 timestamps, sentences}}); ``train_ids.json`` and ``val_ids.json``, if there, choose among them. The
-test of the literature is val1; val2 has other sentences for nearly the same videos. Ids are
-matched, and videos found, with and without the ids' ``v_``.
+test of the literature is val1; val2 has other sentences for nearly the same videos, and the ids
+that it lacks are not its own. Ids are matched, and videos found, with and without the ids' ``v_``.
 """
 
 from collections.abc import Iterable
@@ -39,6 +39,8 @@ def read_split(root: Path, split: str) -> Texts:
             where = f"{file}, video {video_id}"
             sentences = texts_field(annotations[video_id], "sentences", where=where)
             yield video_id, [" ".join(sentence.strip() for sentence in sentences)]
+        elif split != "test-val2":
+            yield listed, []
 
 
 def _ids(root: Path, name: str) -> list[str] | None:

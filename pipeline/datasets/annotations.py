@@ -89,8 +89,8 @@ def read_tab_rows(file: Path, *, columns: tuple[str, ...]) -> Iterator[dict[str,
     Raises:
         ManifestError: If a row has more or fewer columns.
     """
-    for number, line in _lines(file):
-        cells = line.split("\t")
+    for number, line in _whole_lines(file):
+        cells = [cell.strip() for cell in line.split("\t")]  # the last or the first may be empty
         if len(cells) != len(columns):
             raise ManifestError(
                 f"{file}, line {number}: {len(cells)} columns, expected {len(columns)} with tabs "
@@ -137,11 +137,16 @@ def _only(found: list[Path], root: Path) -> Path:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without space around it) of those that are not blank."""
+    return ((number, line.strip()) for number, line in _whole_lines(file))
+
+
+def _whole_lines(file: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of those that are not blank."""
     # Not splitlines: a caption may hold one of the signs that Unicode counts as line ends.
     for number, line in enumerate(_text(file).split("\n"), 1):
-        if stripped := line.strip():
-            yield number, stripped
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 def _text(file: Path) -> str:

@@ -146,7 +146,9 @@ def list_benchmark(
     chosen = tuple(dict.fromkeys(splits))
     if len({_head_split(split) for split in chosen}) < len(chosen):
         raise ManifestError(f"splits {', '.join(chosen)}: these overlap. Choose one of them.")
-    texts_of = {split: merged(read_texts(benchmark, root, split)) for split in chosen}
+    listed_of = {split: read_texts(benchmark, root, split) for split in chosen}
+    texts_of = {split: merged(listed) for split, listed in listed_of.items()}
+    num_empty = sum(is_empty(t) for each in listed_of.values() for _, texts in each for t in texts)
     _refuse_shared(texts_of)
     axes = benchmark.read_axes(root)
     captions = [
@@ -166,7 +168,9 @@ def list_benchmark(
             f"(first: {_looked_for(benchmark, root, videos[0].video_id, clip_window)}). Name "
             f"their folder. {benchmark.source}"
         )
-    return Listing(protocol=label, videos=videos, captions=tuple(captions))
+    return Listing(
+        protocol=label, videos=videos, captions=tuple(captions), num_empty_captions=num_empty
+    )
 
 
 def _refs(
@@ -246,13 +250,19 @@ def read_texts(benchmark: Benchmark, root: Path, split: str) -> list[tuple[str, 
         ) from error
 
 
+def is_empty(text: str) -> bool:
+    """Whether nothing can be asked by it."""
+    return not text.strip()
+
+
 def merged(texts: Texts) -> dict[str, list[str]]:
-    """The captions by video; one that is listed again adds those that it did not have."""
+    """The captions by video, but for empty ones; one listed again adds those it did not have."""
     captions: dict[str, list[str]] = {}
-    for video_id, listed in texts:
+    for video_id, texts_of_video in texts:
         known = captions.get(video_id)
+        listed = [text for text in texts_of_video if not is_empty(text)]
         captions[video_id] = (
-            list(listed) if known is None else known + [t for t in listed if t not in known]
+            listed if known is None else known + [t for t in listed if t not in known]
         )
     return captions
 

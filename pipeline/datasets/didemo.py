@@ -36,7 +36,7 @@ def read_split(root: Path, split: str) -> Texts:
         text = text_field(moment, "description", where=where)
         descriptions[_stem(text_field(moment, "video", where=where))].append(text.strip())
     ids = _ids(root, split) or list(descriptions)
-    return [(i, [" ".join(descriptions[i])]) for i in ids if i in descriptions]
+    return [(i, [" ".join(descriptions[i])] if i in descriptions else []) for i in ids]
 
 
 def _names(split: str) -> tuple[str, str]:

@@ -45,6 +45,11 @@ def list_folder(
             f"{printable(folder)}: 0 videos in it. Known extensions: "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}."
         )
+    if clip_window == "annotated" and not any(row.window for row in rows):
+        raise ManifestError(
+            f"{captions_file or printable(folder)}: no windows in it for --clip-window annotated. "
+            "Add columns start and end to the caption file, or leave it out."
+        )
     id_of = _ids(found, videos, source=captions_file)
     refs = _refs(videos)
     for name in {row.video for row in rows if row.window}:

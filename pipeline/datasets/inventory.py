@@ -17,6 +17,7 @@ from muse.pipeline.datasets.benchmark import (
     Size,
     benchmark_of,
     find_video,
+    is_empty,
     merged,
     read_texts,
 )
@@ -49,6 +50,8 @@ class SplitContent:
     """Captions that an earlier one of the split is equal to."""
     without_captions: tuple[str, ...]
     """Ids that are listed and have no text."""
+    num_empty_captions: int = 0
+    """In no number, and not extracted."""
 
     @property
     def num_present(self) -> int:
@@ -93,6 +96,7 @@ class SplitInventory:
             and content.num_present == content.num_videos
             and not content.repeated_ids
             and not content.without_captions
+            and not content.num_empty_captions
             and self.has_published_size
         )
 
@@ -158,6 +162,7 @@ def _content(
         repeated_ids=tuple(video_id for video_id, count in counts.items() if count > 1),
         num_repeated_captions=num_captions - len({t for each in captions.values() for t in each}),
         without_captions=tuple(video_id for video_id, each in captions.items() if not each),
+        num_empty_captions=sum(is_empty(text) for _, each in texts for text in each),
     )
 
 

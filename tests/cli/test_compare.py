@@ -70,6 +70,7 @@ def test_post_processed_rows_are_under_a_line_and_a_key_of_their_own(
         (("--post", "softmax"), "post softmax: expected dual-softmax"),
         (("--interval", "95"), "interval 95"),
         (("--interval", "0.95", "--draws", "1"), "draws 1"),
+        (("--draws", "500"), "draws 500: of no interval"),
         (("--ledger", "."), "can't be written"),
     ],
 )

@@ -65,6 +65,8 @@ def test_check_of_a_folder_without_any_file_exits_with_3(muse: Muse, tmp_path: P
     outcome = muse("data", "check", "vatex", "--root", tmp_path)
     assert outcome.code == 3
     assert "Where to get them: CLIP2Video" in outcome.out
+    assert "Papers take 12 frames and cut texts at 32 tokens.\n" in outcome.out
+    assert "muse extract" not in outcome.out  # it could only fail
 
 
 def test_check_tells_the_frames_of_paragraph_benchmarks(muse: Muse, tmp_path: Path) -> None:

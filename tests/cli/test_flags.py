@@ -10,6 +10,7 @@ from muse.cli import train_flags
 from muse.cli.ablate import TableFlag
 from muse.cli.compare import compare
 from muse.cli.evaluate import evaluate
+from muse.cli.evaluation_extras import asked_extras
 from muse.cli.extract import (
     ChangedFlag,
     DatasetFlag,
@@ -117,7 +118,10 @@ def test_defaults_of_draws_and_permutations_are_their_owners() -> None:
     flags, resampling = _defaults(compare), Resampling()
     assert (flags["interval"], flags["draws"]) == (resampling.level, resampling.draws)
     assert flags["permutations"] == _defaults(compare_heads)["num_permutations"]
-    assert _defaults(evaluate)["draws"] == resampling.draws
+    extras = asked_extras(interval=None, draws=None, post="", has_page=True)
+    assert (_defaults(evaluate)["draws"], extras.page_resampling) == (None, resampling)
+    some = asked_extras(interval=None, draws=500, post="", has_page=True)
+    assert some.page_resampling == dataclasses.replace(resampling, draws=500)
     assert flags["split"] == "test"
 
 

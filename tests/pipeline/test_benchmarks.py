@@ -233,7 +233,26 @@ def test_activitynet_joins_a_video_s_sentences(make_root: MakeRoot) -> None:
 def test_activitynet_s_id_file_chooses(make_root: MakeRoot) -> None:
     val = {"v_x": activitynet_video("One."), "v_y": activitynet_video("Three.")}
     root = make_root("v_x.mp4", val_1_json=val, val_ids_json=["v_x", "v_gone"])
-    assert pairs(list_benchmark("activitynet", root, ["test"])) == [("v_x", "One.", "test")]
+    listing = list_benchmark("activitynet", root, ["test"])
+    assert pairs(listing) == [("v_x", "One.", "test")]
+    assert found(listing) == {"v_x": "v_x.mp4", "v_gone": None}  # it is one of the protocol's
+
+
+def test_activitynet_s_val2_is_of_those_that_it_has(make_root: MakeRoot) -> None:
+    val = {"v_x": activitynet_video("One.")}
+    root = make_root("v_x.mp4", val_2_json=val, val_ids_json=["v_x", "v_of_val1"])
+    assert found(list_benchmark("activitynet", root, ["test-val2"])) == {"v_x": "v_x.mp4"}
+
+
+def test_empty_texts_are_counted_and_no_captions(make_root: MakeRoot) -> None:
+    val = {
+        "v_x": activitynet_video("One."),
+        "v_y": activitynet_video(),
+        "v_z": activitynet_video(" "),
+    }
+    listing = list_benchmark("activitynet", make_root("v_x.mp4", val_1_json=val), ["test"])
+    assert pairs(listing) == [("v_x", "One.", "test")]
+    assert (len(listing.videos), listing.num_empty_captions) == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["v_x.mp4", "x.mkv"])
@@ -278,6 +297,14 @@ def test_didemo_joins_a_video_s_descriptions(make_root: MakeRoot) -> None:
 def test_didemo_s_videos_are_found_under_another_extension(make_root: MakeRoot) -> None:
     root = make_root("1@N0_2_ab.mp4", test_data_json=DIDEMO_DATA, test_list_txt="1@N0_2_ab.mov\n")
     assert found(list_benchmark("didemo", root, ["test"])) == {"1@N0_2_ab": "1@N0_2_ab.mp4"}
+
+
+def test_a_listed_video_of_didemo_that_nobody_described_is_listed(make_root: MakeRoot) -> None:
+    listed = "1@N0_2_ab.mov\n5@N0_6_ef.mov\n"
+    root = make_root("1@N0_2_ab.mp4", test_data_json=DIDEMO_DATA, test_list_txt=listed)
+    listing = list_benchmark("didemo", root, ["test"])
+    assert found(listing) == {"1@N0_2_ab": "1@N0_2_ab.mp4", "5@N0_6_ef": None}
+    assert pairs(listing) == [("1@N0_2_ab", "first second", "test")]
 
 
 DIDEMO_LABELS = """\
@@ -379,6 +406,13 @@ def test_lsmdc_has_no_header_and_gathers_a_clip_s_sentences(make_root: MakeRoot)
         ("2", "b", "train"),
     ]
     assert found(listing) == {CLIP: f"{CLIP}.mkv", "2": None}
+
+
+def test_lsmdc_s_empty_sentence_costs_nobody_else_s(make_root: MakeRoot) -> None:
+    rows = lsmdc_row(CLIP, "a") + lsmdc_row("2", "")
+    listing = list_benchmark("lsmdc", make_root(f"{CLIP}.mkv", LSMDC16_annos_val_csv=rows), ["val"])
+    assert pairs(listing) == [(CLIP, "a", "val")]
+    assert (len(listing.videos), listing.num_empty_captions) == (2, 1)
 
 
 @pytest.mark.parametrize("spelling", ["publictect", "publictest"])

@@ -38,6 +38,14 @@ def test_captions_that_are_there_twice_are_counted(root: Path) -> None:
     assert content_of(root).num_repeated_captions == 2
 
 
+def test_captions_that_are_empty_are_counted(root: Path) -> None:
+    captions = '{"one": ["a", " "], "two": [""], "three": ["c"]}'
+    (root / "captions_msvd.json").write_text(captions, encoding="utf-8")
+    content = content_of(root)
+    assert (content.num_captions, content.num_empty_captions) == (2, 2)
+    assert content.without_captions == ("two",)
+
+
 def test_ids_that_are_listed_again_and_ids_without_a_caption_are_named(root: Path) -> None:
     (root / "test_list.txt").write_text("one\none\nfour\n", encoding="utf-8")
     content = content_of(root)

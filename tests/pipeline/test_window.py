@@ -191,6 +191,12 @@ def extract(runs: Runs, listing: Listing, **settings: Any) -> None:
     run(runs.config(**settings), listing)
 
 
+def test_windows_that_a_folder_has_not_are_refused(runs: Runs) -> None:
+    runs.put(a=7)
+    with pytest.raises(ManifestError, match="no windows in it for --clip-window annotated"):
+        listing_of(runs, ("a", "first"), clip_window="annotated")
+
+
 def test_two_windows_of_a_file_are_two_videos_and_no_duplicates(runs: Runs) -> None:
     runs.put(a=7, b=9)
     extract(runs, listing_of(runs, ("a", "first", 0, 2), ("a", "second", 2, 4.5), ("b", "all")))
