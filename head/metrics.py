@@ -30,7 +30,7 @@ V2T_RULES: dict[V2TRule, str] = {
 V2T_RULE = V2T_RULES["group"]
 RECALL_AT = (1, 5, 10, 50)
 SUMMED = (1, 5, 10)  # the recalls that Rsum adds up
-BLOCK = 256  # queries scored at a time by who keeps whole rows; ranks do not depend on it
+BLOCK = 256  # rows looked at, or scored by who keeps whole rows; ranks do not depend on it
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -302,7 +302,8 @@ def _require_columns(right_Q: Tensor, num_answers: int) -> None:
 
 
 def _require_finite(values: Tensor, *, what: str) -> None:
-    num_bad = int((~values.isfinite()).sum())
+    parts = (values[start : start + BLOCK] for start in range(0, len(values), BLOCK))
+    num_bad = sum(int((~part.isfinite()).sum()) for part in parts)  # it copies what it is asked of
     if num_bad:
         raise MetricError(
             f"{what}: {num_bad} of {values.numel()} values are NaN or infinite and can't be "
