@@ -107,41 +107,45 @@ def test_a_local_run_survives_twenty_kills(
     videos: Path, undisturbed: ZarrStore, tmp_path: Path
 ) -> None:
     generator = random.Random(9)
-    num_killed = {"driver": 0, "decoder": 0}
+    targets = ["driver"] * 8 + ["decoder"] * 12
+    generator.shuffle(targets)
     num_stores = 0
-    while sum(num_killed.values()) < NUM_KILLS:
+    while targets:
         run = Run(out=tmp_path / f"store{num_stores}", videos=videos, seed=num_stores)
-        for target, num in _killed_until_done(run, generator).items():
-            num_killed[target] += num
+        _kill_until_done(run, targets, generator)
         assert_same(run.out, undisturbed)
         num_stores += 1
-    assert min(num_killed.values()) >= NUM_KILLS // 4, num_killed
 
 
-def _killed_until_done(run: Run, generator: random.Random) -> dict[str, int]:
-    """A run that is started until it ends, and how many kills it had."""
-    num_killed = {"driver": 0, "decoder": 0}
+def _kill_until_done(run: Run, targets: list[str], generator: random.Random) -> None:
+    """A run that is started until it ends; takes the kills that it had off the targets."""
     driver = Driver(run)
     while True:
         time.sleep(generator.uniform(0.1, 0.7))
-        family = descendants(driver.pid)
-        decoders = list(decoders_of(family))
-        if generator.random() < 0.6 and decoders:
-            num_killed["decoder"] += kill(generator.choice(decoders))
-        elif driver.is_running and sum(num_killed.values()) < NUM_KILLS:
+        if targets and targets[-1] == "decoder" and _kill_a_decoder(driver, generator):
+            targets.pop()
+        if not driver.is_running:
+            words = driver.outcome()
+            if words == "done":
+                return
+            # No decoder lived long enough to start: an end, and not one that blames a video.
+            assert is_one_line(words, "WorkerError: a decoding process can't be started"), words
+            driver = Driver(run)
+        elif targets and targets[-1] == "driver":
+            family = descendants(driver.pid)
             driver.kill()
-            num_killed["driver"] += 1
+            targets.pop()
             assert survivors(family) == []
             assert_sound(run.out)
             assert_lock_is_free(run.out)
             driver = Driver(run)
-        if not driver.is_running:
-            words = driver.outcome()
-            if words == "done":
-                return num_killed
-            # No decoder lived long enough to start: an end, and not one that blames a video.
-            assert is_one_line(words, "WorkerError: a decoding process can't be started"), words
-            driver = Driver(run)
+
+
+def _kill_a_decoder(driver: Driver, generator: random.Random) -> bool:
+    """Kills one as soon as there is one; False if the driver ended before."""
+    wait_until(lambda: not driver.is_running or any(decoders_of(descendants(driver.pid))))
+    decoders = list(decoders_of(descendants(driver.pid)))
+    return bool(decoders) and kill(generator.choice(decoders))
 
 
 def test_a_second_run_is_refused_until_the_first_one_is_killed(
