@@ -22,7 +22,7 @@ from torch import Tensor
 
 from muse.head.data import HeadBatch, SplitSelection, VideoBatch, read_captions
 from muse.head.shard_window import ShardWindow
-from muse.pipeline.store import FeatureStore
+from muse.pipeline.store import FeatureStore, clip_map
 
 MOST_THREADS = 8
 # One that is computed on, two that are read: 0.24 GB for 128 videos of B/32, 1.8 GB for L/14. Where
@@ -194,11 +194,10 @@ class _Pending(Generic[Rest]):
 
 def _ring(store: FeatureStore, num_videos: int, device: torch.device) -> list[_Buffer]:
     """Buffers for batches of that size; torch begins them at a multiple of 64 bytes."""
-    encoder = store.header.encoder
-    shape = (store.header.sampling.num_frames, encoder.tokens_per_frame, encoder.dim)
+    clip = clip_map(store)
     memory = torch.empty(
-        (NUM_BUFFERS, num_videos, *shape),
-        dtype=torch.float16,
+        (NUM_BUFFERS, num_videos, *clip.shape),
+        dtype=getattr(torch, clip.dtype),
         pin_memory=device.type == "cuda",
     )
     return [_Buffer(tokens_VTKD, device) for tokens_VTKD in memory]

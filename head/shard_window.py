@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.pipeline.store import FeatureStore
+from muse.pipeline.store import FeatureStore, clip_map
 
 VIDEOS_A_READ = 16  # 10 MB of B/32's tokens: a shard is read by several threads
 
@@ -120,12 +121,10 @@ class ShardWindow:
             return self._num_batches
         return int(self._uses[place] % self._num_batches)
 
-    def _new_memory(self) -> NDArray[np.float16]:
-        header = self._store.header
-        encoder = header.encoder
-        shape = (header.sampling.num_frames, encoder.tokens_per_frame, encoder.dim)
+    def _new_memory(self) -> NDArray[Any]:
+        clip = clip_map(self._store)
         # torch begins memory at a multiple of 64 bytes, as read_clips_into likes it
-        return torch.empty((self._largest, *shape), dtype=torch.float16).numpy()
+        return torch.empty((self._largest, *clip.shape), dtype=getattr(torch, clip.dtype)).numpy()
 
 
 def _uses(shards_of_batches: Sequence[NDArray[np.intp]]) -> NDArray[np.int64]:

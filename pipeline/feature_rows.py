@@ -15,7 +15,7 @@ from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import ClipFeatures, SourceFile
 from muse.pipeline.storage.files import Storage
 from muse.pipeline.thumbnails import ThumbnailFiles
-from muse.pipeline.views import ArraySpec, arrays_of, dequantise
+from muse.pipeline.views import ArraySpec, array_name, arrays_of, dequantise
 
 FEATURES_FOLDER = "features.zarr"
 
@@ -69,14 +69,13 @@ class FeatureRows:
         return self._thumbnails.read(row) if self._thumbnails else ()
 
     def tokens(self, row: int, *, view: str) -> NDArray[np.float16]:
-        """(T, K, D) projected tokens, as they are or from int8.
+        """(T, K, D or W) of one of `muse.pipeline.views.readable_views`, int8 as float16.
 
         Raises:
             StoreError: If the store has none, or the file that should hold them is gone.
         """
-        if view == "tokens":
-            return self._row("tokens", row)
-        self._require_int8(view)
+        if view != "int8":
+            return self._row(self._map_name(view), row)
         return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
 
     def tokens_into(
@@ -87,10 +86,9 @@ class FeatureRows:
         Raises:
             StoreError: As `tokens`.
         """
-        if view == "tokens":
-            self._rows_into("tokens", rows, tokens_NTKD)
+        if view != "int8":
+            self._rows_into(self._map_name(view), rows, tokens_NTKD)
             return
-        self._require_int8(view)
         quantised_NTKD = np.empty(tokens_NTKD.shape, np.int8)
         scale_NTK = np.empty(tokens_NTKD.shape[:-1], np.float16)
         self._rows_into("tokens_int8", rows, quantised_NTKD)
@@ -118,12 +116,13 @@ class FeatureRows:
             "then `muse extract` write its shard again."
         )
 
-    def _require_int8(self, view: str) -> None:
-        if view != "int8":
+    def _map_name(self, view: str) -> str:
+        if not view:
             raise StoreError(
                 f"{self._storage.location}: no tokens in it, only the views "
                 f"{', '.join(self._views)}. A head needs --views tokens or int8 at extraction."
             )
+        return array_name(view)
 
     def _rows_into(self, name: str, rows: Sequence[int], target: NDArray[Any]) -> None:
         array = self.array(name)

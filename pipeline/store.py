@@ -19,7 +19,7 @@ from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.storage.files import open_storage
-from muse.pipeline.views import ArraySpec
+from muse.pipeline.views import ArraySpec, map_of, readable_views
 from muse.pipeline.window import Window
 
 HEADER_FILE = "store.json"
@@ -58,7 +58,7 @@ class FeatureStore(Protocol):
 
     @property
     def token_view(self) -> str:
-        """The view that `read_clip` reads: ``tokens`` or ``int8``; empty where there is neither."""
+        """The view that `read_clip` reads, such as ``tokens``; empty where a head can read none."""
         ...
 
     @property
@@ -194,18 +194,36 @@ def counts_of(store: FeatureStore, *, done_N: NDArray[np.bool_]) -> StoreCounts:
 
 
 def token_view_of(header: StoreHeader, wanted: str | None = None) -> str:
-    """The view that a head reads: the wanted one, else ``tokens``, else ``int8``, else none.
+    """The view that is read: the wanted one, else ``tokens``, else ``int8``, else none.
+
+    A head reads ``tokens`` or ``int8``; an encoder's top that is trained reads any other map.
 
     Raises:
-        StoreError: If the store has not the wanted one.
+        StoreError: If the store has not the wanted one, or it is no map of frames.
     """
-    have = [name for name in TOKEN_VIEWS if name in header.views]
+    have = readable_views(header.views)
     if wanted is not None and wanted not in have:
         raise StoreError(
-            f"view {wanted!r}: the store has {', '.join(header.views)}, and a head reads "
-            f"{' or '.join(TOKEN_VIEWS)}. Choose one of its own, or extract with --views {wanted}."
+            f"view {wanted!r}: the store has {', '.join(header.views)}, of which training and "
+            f"evaluation read {', '.join(have) or 'none'}. Choose one of these, or extract with "
+            f"--views {wanted}."
         )
-    return wanted or next(iter(have), "")
+    return wanted or next((name for name in TOKEN_VIEWS if name in have), "")
+
+
+def clip_map(store: FeatureStore) -> ArraySpec:
+    """What `FeatureStore.read_clip` gives of one video: shape and type.
+
+    Raises:
+        StoreError: If the store has no view that it reads.
+    """
+    header = store.header
+    if not store.token_view:
+        raise StoreError(
+            f"{store.location}: no tokens in it, only the views {', '.join(header.views)}. A head "
+            "needs --views tokens or int8 at extraction."
+        )
+    return map_of(store.token_view, header.encoder, header.sampling.num_frames)
 
 
 def open_store(path: Path | str, *, view: str | None = None) -> FeatureStore:

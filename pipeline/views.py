@@ -65,6 +65,22 @@ def arrays_of(views: Sequence[str], encoder: EncoderInfo, num_frames: int) -> tu
     return tuple(spec for view in views for spec in _arrays_of_view(view, encoder, num_frames))
 
 
+def readable_views(views: Sequence[str]) -> tuple[str, ...]:
+    """Of some views, those that are maps of a video's frames: what training can read."""
+    return tuple(view for view in views if view not in ("class", "pooled"))
+
+
+def map_of(view: str, encoder: EncoderInfo, num_frames: int) -> ArraySpec:
+    """What a reader gets of a video from one of `readable_views`: (T, K, D or W) float16.
+
+    ``int8`` reads as ``tokens``, which it stands for.
+
+    Raises:
+        EncoderError: If the encoder has no such view.
+    """
+    return _arrays_of_view("tokens" if view == "int8" else view, encoder, num_frames)[0]
+
+
 def encoded_views(views: Sequence[str]) -> tuple[str, ...]:
     """The raw maps that an encoder has to give for some views."""
     tokens = ("tokens",) if set(views) & set(FROM_TOKENS) else ()
@@ -90,7 +106,7 @@ def arrays_of_clip(
         elif view == "pooled":
             arrays["pooled"] = mean_pooled(raw["tokens"][:, 0], valid_T)
         else:
-            arrays[_array_name(view)] = raw[view]
+            arrays[array_name(view)] = raw[view]
     return arrays
 
 
@@ -178,7 +194,7 @@ def _arrays_of_view(view: str, encoder: EncoderInfo, num_frames: int) -> tuple[A
         return (ArraySpec(name="pooled", dtype="float32", shape=(encoder.dim,)),)
     _require_transformer(view, encoder)
     shape = (*map_shape, encoder.width)
-    return (ArraySpec(name=_array_name(view), dtype="float16", shape=shape),)
+    return (ArraySpec(name=array_name(view), dtype="float16", shape=shape),)
 
 
 def _require_transformer(view: str, encoder: EncoderInfo) -> None:
@@ -201,7 +217,8 @@ def _is_block(view: str) -> bool:
     return view.startswith(_BLOCK) and number.isdecimal() and number == str(int(number)) != "0"
 
 
-def _array_name(view: str) -> str:
+def array_name(view: str) -> str:
+    """The array that holds a map of `encoded_views`."""
     return f"block_{block_number(view):02d}" if _is_block(view) else view
 
 

@@ -18,7 +18,7 @@ from muse.errors import StoreError
 from muse.pipeline.exports.hdf5_contents import Hdf5Contents, broken_file, read_contents
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.store import StoreCounts, counts_of, token_view_of
-from muse.pipeline.views import dequantise
+from muse.pipeline.views import array_name, dequantise
 from muse.pipeline.window import Window
 
 _ALL_CAPTIONS_FROM = 16  # one in so many wanted: then all are read at once
@@ -99,10 +99,11 @@ class Hdf5Store:
         """
         for row, tokens_TKD in zip(rows, tokens_NTKD, strict=True):
             self._require_features(row)
-            if self.token_view == "tokens":
-                self._read_into(tokens_TKD, int(self._contents.places["tokens"][row]))
-            else:
+            if self.token_view in ("", "int8"):
                 tokens_TKD[...] = self._tokens(row)
+            else:
+                name = array_name(self.token_view)
+                self._read_into(tokens_TKD, int(self._contents.places[name][row]))
         return self._contents.valid_NT[list(rows)]
 
     def read_features(self, row: int) -> ClipFeatures:
@@ -157,8 +158,8 @@ class Hdf5Store:
         return self._read((num_rows, dim), "float16", place)
 
     def _tokens(self, row: int) -> NDArray[np.float16]:
-        if self.token_view == "tokens":
-            return self._row("tokens", row)
+        if self.token_view not in ("", "int8"):
+            return self._row(array_name(self.token_view), row)
         if self.token_view == "int8":
             return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
         raise StoreError(
