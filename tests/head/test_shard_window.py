@@ -22,6 +22,7 @@ class SlowStore:
             encoder=SimpleNamespace(tokens_per_frame=1, dim=1),
             sampling=SimpleNamespace(num_frames=1),
         )
+        self.token_view = "tokens"
         self.may_go = threading.Event()
         self._late_from = late_from
 
