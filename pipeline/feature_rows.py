@@ -15,7 +15,7 @@ from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import ClipFeatures, SourceFile
 from muse.pipeline.storage.files import Storage
 from muse.pipeline.thumbnails import ThumbnailFiles
-from muse.pipeline.views import ArraySpec, array_name, arrays_of, dequantise
+from muse.pipeline.views import ArraySpec, array_name, arrays_of, dequantise, readable_views
 
 FEATURES_FOLDER = "features.zarr"
 
@@ -117,7 +117,7 @@ class FeatureRows:
         )
 
     def _map_name(self, view: str) -> str:
-        if not view:
+        if view not in readable_views(self._views):
             raise StoreError(
                 f"{self._storage.location}: no tokens in it, only the views "
                 f"{', '.join(self._views)}. A head needs --views tokens or int8 at extraction."
