@@ -64,6 +64,7 @@ def _panel(title: str) -> Callable[..., Any]:
 
 _head = _panel("The head")
 _steps = _panel("Steps")
+_clip = _panel("Training CLIP too")
 _ending = _panel("Which weights to end with")
 _seeds = _panel("Several seeds")
 
@@ -113,6 +114,15 @@ def asked_training(
         DecayFlag, _steps("matrices; or, as published, all but biases and the temperature.")
     ] = DecayFlag.matrices,
     warmup: Annotated[float, _steps("Part of the steps with a rising rate.")] = 0.1,
+    finetune: Annotated[
+        str, _clip("top:K trains the last K blocks of the image tower, from view block:k.")
+    ] = "none",
+    finetune_text: Annotated[
+        bool,
+        _clip("Train the text tower too.", "--finetune-text/--no-finetune-text"),
+    ] = False,
+    clip_lr: Annotated[float, _clip("Peak learning rate of CLIP's weights.")] = 1e-6,
+    layer_decay: Annotated[float, _clip("A layer's rate over that of the layer above.")] = 1.0,
     ema: Annotated[
         float, _ending("Decay of an average of the weights to end with; 0 for none.")
     ] = 0.0,
@@ -202,6 +212,7 @@ def asked_training(
             "leave nothing to a mode. Name one of them."
         )
     from muse.head.determinism import prepare_process
+    from muse.head.finetune import view_below
     from muse.head.head_config import head_of_mode
     from muse.head.train_config import training_of_mode
     from muse.pipeline.store import open_store
@@ -209,6 +220,9 @@ def asked_training(
     if deterministic:
         prepare_process()
     opened = open_store(store, view=view.value if view else None)
+    below = view_below(finetune, opened.header)
+    if below is not None:
+        opened = open_store(store, view=below)
     if "scales" in given or "factors" in given:
         source = context.get_parameter_source("factors")
         is_typed = source is not None and source.name == "COMMANDLINE"

@@ -17,6 +17,7 @@ from muse.cli.flags import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from muse.head.model import VideoEmbedder
     from muse.pipeline.store import FeatureStore
 
 
@@ -50,7 +51,9 @@ def search(
         scan=scan.value,
         any_view=view is not None,
     )
-    text_embedding = _embed_text(opened, text, device=device)
+    text_embedding = _own_embedding(opened_head, text)
+    if text_embedding is None:
+        text_embedding = _embed_text(opened, text, device=device)
     videos = embed_videos(opened, rows, opened_head, device=where)
     found = rank_videos(text_embedding, videos, k)
     ids = [opened.video_ids[rows[answer.place]] for answer in found]
@@ -59,6 +62,14 @@ def search(
             f"{opened.header.protocol}: {len(rows)} of {len(opened.video_ids)} videos searched"
         )
     print_answers(ids, [answer.cosine for answer in found], as_json=as_json)
+
+
+def _own_embedding(head: "VideoEmbedder", text: str) -> "Tensor | None":
+    """(D,) by the head's own text tower; None where it has trained none."""
+    from muse.head.evaluate import embed_texts
+
+    embedded = embed_texts(head, [text])
+    return None if embedded is None else embedded[0]
 
 
 def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":

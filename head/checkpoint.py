@@ -4,6 +4,7 @@
 
     RUN/config.json         the head's and the training's settings, the store's header, versions
     RUN/head.safetensors    the weights to use: the chosen epoch's, or after the newest checkpoint
+    RUN/towers.safetensors  of a finetuned CLIP, what was trained of it; like head.safetensors
     RUN/selection.json      what was measured after each epoch, and which was chosen
     RUN/state.safetensors   what resuming needs, `muse.head.training_state`
     RUN/log.jsonl           one line a step, `muse.head.run_log`
@@ -26,11 +27,18 @@ from torch import Tensor
 
 import muse
 from muse.errors import CheckpointError, IncompatibleStoreError, StoreError, UsageError
+from muse.head.finetune import new_finetuned_head
 from muse.head.head_config import HeadConfig
 from muse.head.model import RetrievalHead
-from muse.head.run_files import CONFIG_FILE, HEAD_FILE, read_tensors, replace_file
+from muse.head.run_files import (
+    CONFIG_FILE,
+    HEAD_FILE,
+    TOWERS_FILE,
+    read_tensors,
+    replace_file,
+)
 from muse.head.scan.select import ScanBackend
-from muse.head.train_config import TrainConfig
+from muse.head.train_config import NO_FINETUNE, TrainConfig
 from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore
 
@@ -232,6 +240,11 @@ def load_head(
         )
     tensors, _ = read_tensors(path)
     head = RetrievalHead(config.head, scan=scan)
+    finetune = str(config.train.get("finetune", NO_FINETUNE))
+    if finetune != NO_FINETUNE:
+        with_text = bool(config.train["finetune_text"])
+        head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text)
+        tensors |= read_tensors(run / TOWERS_FILE)[0]
     load_weights(head, tensors, source=path)
     return head.eval()
 

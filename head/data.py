@@ -110,7 +110,8 @@ class HeadBatch:
     video_of_pair_B: Tensor
     """(B,) int64, which of them each pair shows."""
     text_BD: Tensor
-    """(B, D) float32 caption embeddings, not normalised."""
+    """(B, D) float32 caption embeddings, not normalised; where a text tower is trained, (B, C)
+    token ids."""
     video_rows_B: Tensor
     """(B,) int64, each pair's video as a row of the store."""
 

@@ -6,7 +6,7 @@ by rounding only. Knows nothing of training.
 
 # Legend: Q captions, V videos, B videos at a time, D width.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from muse.head.data import SplitSelection, read_captions, select_split
 from muse.head.devices import Device, resolve_device
 from muse.head.loader import read_video_batches
 from muse.head.metrics import AxisNumbers, DirectionNumbers, numbers_by_axis, retrieval_numbers
-from muse.head.model import MeanPoolHead, VideoEmbedder
+from muse.head.model import MeanPoolHead, RetrievalHead, VideoEmbedder
 from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
@@ -33,6 +33,7 @@ from muse.pipeline.store import FeatureStore
 
 MEAN_POOL = "mean-pool"
 VIDEOS_AT_A_TIME = 32
+CAPTIONS_AT_A_TIME = 256  # of a text tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +171,27 @@ def embed_videos(
     return torch.cat(embedded)
 
 
+@torch.no_grad()
+def embed_texts(head: VideoEmbedder, texts: Sequence[str]) -> Tensor | None:
+    """(Q, D) float32 by a head's own text tower, not normalised, on the CPU; None without one."""
+    ids_QC = head.token_ids(texts) if isinstance(head, RetrievalHead) else None
+    if ids_QC is None:
+        return None
+    assert isinstance(head, RetrievalHead)
+    device = head.logit_scale.device
+    parts = torch.split(ids_QC, CAPTIONS_AT_A_TIME)
+    return torch.cat([head.embed_texts(part.to(device)).float().cpu() for part in parts])
+
+
+def embed_captions(store: FeatureStore, rows_Q: NDArray[np.intp], head: VideoEmbedder) -> Tensor:
+    """(Q, D) float32 of some captions, not normalised, on the CPU.
+
+    By the head's own text tower, or else the store's embeddings.
+    """
+    embedded = embed_texts(head, [store.captions[row].text for row in rows_Q])
+    return read_captions(store, rows_Q) if embedded is None else embedded
+
+
 def evaluate(
     store: FeatureStore,
     head: VideoEmbedder,
@@ -225,7 +247,7 @@ def embed_selection(
     """The captions and videos of a selection as vectors; the arguments are those of `evaluate`."""
     where = device or torch.device("cpu")
     video_VD = embed_videos(store, selection.video_rows_V, head, device=where, on_videos=on_videos)
-    text_QD = F.normalize(read_captions(store, selection.caption_rows_Q), dim=-1)
+    text_QD = F.normalize(embed_captions(store, selection.caption_rows_Q, head), dim=-1)
     return SplitEmbeddings(
         selection=selection,
         text_QD=text_QD.to(where),

@@ -130,9 +130,13 @@ class Learner:
         with autocast(self.precision, self.device):
             return self.head.embed_videos(videos.tokens_BTKD, videos.valid_BT)
 
+    def _embed_texts(self, texts: Tensor) -> Tensor:
+        with autocast(self.precision, self.device):
+            return self.head.embed_texts(texts).to(self.head.logit_scale.dtype)
+
     def _loss(self, batch: HeadBatch, video_VD: Tensor) -> Tensor:
         return symmetric_info_nce(
-            batch.text_BD,
+            self._embed_texts(batch.text_BD),
             video_VD[batch.video_of_pair_B],
             self.head.logit_scale,
             batch.video_rows_B,

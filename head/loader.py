@@ -85,6 +85,7 @@ def read_pair_batches(
     device: torch.device,
     window_shards: int | None = None,
     num_threads: int | None = None,
+    token_ids_QC: Tensor | None = None,
 ) -> Iterator[HeadBatch]:
     """Some batches of pairs, in order; a video that several pairs of one show is there once.
 
@@ -99,6 +100,7 @@ def read_pair_batches(
         window_shards: Whole shards are read, and so many kept (`ShardWindow`); None: each video is
             read whenever a batch shows it.
         num_threads: So many read; `reading_threads` if None.
+        token_ids_QC: Of the selection's captions, read instead of their cached embeddings.
 
     Raises:
         StoreError: If a row can't be read, when its batch is due.
@@ -108,7 +110,7 @@ def read_pair_batches(
     if window_shards is not None:
         rows = selection.video_rows_V
         source = ShardWindow(store, rows, rows_of, window_shards=window_shards)
-    captions = _Captions(store, selection.caption_rows_Q)
+    captions = _Captions(store, selection.caption_rows_Q, token_ids_QC)
     requests = (
         _Request(rows_V=np.unique(rows_B), rest=partial(_pairs, captions, places_B, rows_B))
         for rows_B, places_B in zip(rows_of, batches, strict=True)
@@ -246,17 +248,26 @@ def _start(
 
 
 class _Captions:
-    """The embeddings of a split's captions, in memory if they fit `CAPTIONS_KEPT_BYTES`."""
+    """A split's captions: their token ids where there are any, else their embeddings, which are in
+    memory if they fit `CAPTIONS_KEPT_BYTES`."""
 
-    def __init__(self, store: FeatureStore, rows_Q: NDArray[np.intp]) -> None:
+    def __init__(
+        self, store: FeatureStore, rows_Q: NDArray[np.intp], token_ids_QC: Tensor | None
+    ) -> None:
         self._store = store
         self._rows_Q = rows_Q
+        self._token_ids_QC = token_ids_QC
         self._kept_QD: NDArray[np.float16] | None = None
-        if len(rows_Q) * store.header.encoder.dim * 2 <= CAPTIONS_KEPT_BYTES:
+        if (
+            token_ids_QC is None
+            and len(rows_Q) * store.header.encoder.dim * 2 <= CAPTIONS_KEPT_BYTES
+        ):
             self._kept_QD = store.read_caption_embeddings(rows_Q)
 
     def read(self, places_B: NDArray[np.intp]) -> Tensor:
-        """(B, D) float32 of the captions in some places of the split."""
+        """Of the captions in some places of the split: (B, D) float32, or (B, C) token ids."""
+        if self._token_ids_QC is not None:
+            return self._token_ids_QC[torch.from_numpy(places_B)]
         if self._kept_QD is None:
             return read_captions(self._store, self._rows_Q[places_B])
         return torch.from_numpy(self._kept_QD[places_B].astype(np.float32))

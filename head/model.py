@@ -5,6 +5,7 @@ Knows nothing of stores, batches, losses or files.
 
 # Legend: B videos, T frames, K = 1 + P tokens a frame, D width.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +69,14 @@ class RetrievalHead(nn.Module):
         wide = self.logit_scale.dtype
         frames_BTD = self.aggregator(tokens_BTKD.to(wide), valid_BT)
         return pool_frames(frames_BTD.to(wide), valid_BT)
+
+    def embed_texts(self, texts: Tensor) -> Tensor:
+        """(B, D) of the (B, D) cached embeddings of captions: themselves, their tower is frozen."""
+        return texts
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor | None:
+        """What `embed_texts` reads of some texts instead of cached embeddings; None: nothing."""
+        return None
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

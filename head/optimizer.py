@@ -60,24 +60,31 @@ class HeadOptimizer:
         max_grad_norm: float,
         optimizer: OptimizerName = "adamw",
         decay: DecayRule = "matrices",
+        peak_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.peak_lr = peak_lr
         self.warmup = warmup
         self.num_steps = num_steps
         self.lr = 0.0
-        """Of the last update."""
+        """Of the last update, where ``peak_rates`` name no other."""
         self.parameters = dict(module.named_parameters())
         self.max_grad_norm = max_grad_norm
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+        # The head's two first: without other rates there are no more.
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {
+            (1.0, weight_decay): [],
+            (1.0, 0.0): [],
+        }
         for name, parameter in self.parameters.items():
-            (decayed if has_weight_decay(name, parameter, rule=decay) else plain).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+            part = (peak_rates or {}).get(name, peak_lr) / peak_lr
+            decayed = weight_decay if has_weight_decay(name, parameter, rule=decay) else 0.0
+            groups.setdefault((part, decayed), []).append(parameter)
         kind = BertAdam if optimizer == "bertadam" else torch.optim.AdamW
-        self.adam = kind(groups, betas=ADAM_BETAS, eps=ADAM_EPS)
+        self.adam = kind(
+            [{"params": group, "weight_decay": of} for (_, of), group in groups.items()],
+            betas=ADAM_BETAS,
+            eps=ADAM_EPS,
+        )
+        self._parts = [part for part, _ in groups]
 
     def clip(self) -> float:
         """Scales the gradients down to the largest norm allowed; their norm before."""
@@ -89,8 +96,8 @@ class HeadOptimizer:
         self.lr = scheduled_rate(
             step, num_steps=self.num_steps, peak=self.peak_lr, warmup=self.warmup
         )
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr
+        for part, group in zip(self._parts, self.adam.param_groups, strict=True):
+            group["lr"] = self.lr * part
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
 

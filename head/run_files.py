@@ -13,6 +13,8 @@ from muse.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 HEAD_FILE = "head.safetensors"
+TOWERS_FILE = "towers.safetensors"
+TOWERS = "towers."  # how the names of their weights begin
 STATE_FILE = "state.safetensors"
 SELECTION_FILE = "selection.json"
 

@@ -27,7 +27,7 @@ from muse.head.checkpoint import RunConfig, open_run
 from muse.head.data import HeadBatch, SplitSelection
 from muse.head.determinism import deterministic_algorithms
 from muse.head.devices import Precision, resolve_device, resolve_precision
-from muse.head.epoch_order import PairOrder
+from muse.head.finetune import FinetunedHead, new_finetuned_head
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
@@ -38,7 +38,7 @@ from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.selection import ModelSelector, SelectionRecord, read_selection
-from muse.head.train_config import VIDEOS_AT_ONCE, TrainConfig
+from muse.head.train_config import NO_FINETUNE, VIDEOS_AT_ONCE, TrainConfig
 from muse.head.training_pairs import choose_pairs
 from muse.head.training_plan import PlannedStep, pair_order, plan_steps
 from muse.head.training_state import TrainingState, read_state, write_results, write_state
@@ -168,12 +168,20 @@ def train(
         _errors_of(run, config, device),
     ):
         torch.manual_seed(config.seed)
-        learner = _new_learner(head, config, device, precision, scan, num_steps=len(plan))
+        module = _new_head(head, store, config, device, scan)
+        learner = _new_learner(module, config, device, precision, num_steps=len(plan))
         selector = ModelSelector(store, pairs.measured_on, learner.head, held_out=config.hold_out)
         if state:
             _go_on(run, state, learner, selector)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
-        read = partial(_read_batches, store, pairs.trained_on, order, device=device)
+        read = partial(
+            read_pair_batches,
+            store,
+            pairs.trained_on,
+            device=device,
+            window_shards=order.window_shards if order.shuffle == "shards" else None,
+            token_ids_QC=_token_ids(learner.head, store, pairs.trained_on),
+        )
         with RunLog(run, first_step=learner.step) as log:
             for report, ends_epoch in _steps(learner, plan, read):
                 log.add(dataclasses.asdict(report))
@@ -263,22 +271,11 @@ class _Stopwatch:
         return batch
 
 
-def _read_batches(
-    store: FeatureStore,
-    selection: SplitSelection,
-    order: PairOrder,
-    batches: Sequence[NDArray[np.intp]],
-    *,
-    device: torch.device,
-) -> Iterator[HeadBatch]:
-    """Batches read ahead, in pinned memory where they go to CUDA."""
-    return read_pair_batches(
-        store,
-        selection,
-        batches,
-        device=device,
-        window_shards=order.window_shards if order.shuffle == "shards" else None,
-    )
+def _token_ids(
+    head: RetrievalHead, store: FeatureStore, selection: SplitSelection
+) -> torch.Tensor | None:
+    """(Q, C) of a selection's captions, made once; None where no text tower is trained."""
+    return head.token_ids([store.captions[row].text for row in selection.caption_rows_Q])
 
 
 def _require_scales(head: HeadConfig, store: FeatureStore) -> None:
@@ -293,19 +290,40 @@ def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
     return resolve_backend(wanted, device)
 
 
-def _new_learner(
+def _new_head(
     head: HeadConfig,
+    store: FeatureStore,
+    config: TrainConfig,
+    device: torch.device,
+    scan: ScanBackend,
+) -> RetrievalHead:
+    """A head with initial weights, from the global random state, over towers where they train."""
+    module = RetrievalHead(head, scan=scan)
+    if config.finetune != NO_FINETUNE:
+        module = new_finetuned_head(
+            module,
+            store,
+            finetune=config.finetune,
+            with_text=config.finetune_text,
+            recompute=config.recompute,
+        )
+    if isinstance(module.aggregator, MuseAggregator):
+        module.aggregator.recompute = config.recompute
+    return module.to(device)
+
+
+def _new_learner(
+    module: RetrievalHead,
     config: TrainConfig,
     device: torch.device,
     precision: Precision,
-    scan: ScanBackend,
     *,
     num_steps: int,
 ) -> Learner:
-    """A head with initial weights and what trains it, from the global random state."""
-    module = RetrievalHead(head, scan=scan).to(device)
-    if isinstance(module.aggregator, MuseAggregator):
-        module.aggregator.recompute = config.recompute
+    """What trains a head."""
+    rates = None
+    if isinstance(module, FinetunedHead):
+        rates = module.peak_rates(config.clip_lr, layer_decay=config.layer_decay)
     optimizer = HeadOptimizer(
         module,
         peak_lr=config.lr,
@@ -315,6 +333,7 @@ def _new_learner(
         max_grad_norm=config.max_grad_norm,
         optimizer=config.optimizer,
         decay=config.decay,
+        peak_rates=rates,
     )
     return Learner(
         module,

@@ -15,6 +15,7 @@ from muse.head.scan.select import ScanBackend
 # 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames 36 GiB in bf16.
 VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
 
+NO_FINETUNE = "none"
 SELECT_AUTO = "auto"
 SELECT_NONE = "none"
 
@@ -58,6 +59,17 @@ class TrainConfig:
     decay: DecayRule = "matrices"
     """``matrices``: norms, biases, A, D and the temperature are not decayed; ``published``: all
     but biases are."""
+    finetune: str = NO_FINETUNE
+    """``top:K``: the last K blocks of the image tower, its last norm and its projection are trained
+    with the head, from the store's view ``block:k`` below them (`muse.head.finetune`)."""
+    finetune_text: bool = False
+    """Whether the text tower is trained too, from the captions' token ids; else their cached
+    embeddings are read."""
+    clip_lr: float = 1e-6
+    """Peak learning rate of the towers. The published 1e-7 is one of half-precision weights, which
+    it hardly moves; weights here are float32 always."""
+    layer_decay: float = 1.0
+    """The towers' rate is this times that of the layer above, from the last block down."""
     warmup: float = 0.1
     """Part of all steps in which the learning rate grows linearly from 0."""
     max_grad_norm: float = 1.0
@@ -101,9 +113,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: at least 1 is needed")
-        for name in ("lr", "max_grad_norm"):
+        for name in ("lr", "clip_lr", "layer_decay", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} {getattr(self, name)}: choose a number above 0")
+        if self.layer_decay > 1:
+            raise UsageError(f"layer_decay {self.layer_decay}: choose a number above 0, up to 1")
         if not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"weight_decay {self.weight_decay}: choose 0 or more")
         for name in ("warmup", "ema", "hold_out"):
@@ -138,6 +152,11 @@ class TrainConfig:
             raise UsageError(
                 "scan mamba-ssm with deterministic: its backward adds in an order that changes. "
                 "Choose scan cpu, which runs on CUDA too, or auto."
+            )
+        if self.finetune_text and self.finetune == NO_FINETUNE:
+            raise UsageError(
+                "finetune_text without finetune: a text tower is trained with the image tower's "
+                "top. Choose finetune top:1 or more."
             )
         is_named = self.select_on not in (SELECT_AUTO, SELECT_NONE)
         if self.hold_out and self.select_on != SELECT_AUTO:

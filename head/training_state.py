@@ -1,7 +1,8 @@
 """What resuming a training needs, as one file, and the results that follow from it.
 
-``state.safetensors`` is the truth; ``head.safetensors`` and ``selection.json`` are copies of parts
-of it, for those who use the head. Knows nothing of how a head is trained.
+``state.safetensors`` is the truth; ``head.safetensors``, ``towers.safetensors`` and
+``selection.json`` are copies of parts of it, for those who use the head. Knows nothing of how one
+is trained.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from muse.head.run_files import (
     HEAD_FILE,
     SELECTION_FILE,
     STATE_FILE,
+    TOWERS,
+    TOWERS_FILE,
     read_tensors,
     replace_file,
 )
@@ -79,6 +82,9 @@ def write_results(run: Path, state: TrainingState) -> None:
     """
     weights = {name: _plain(tensor) for name, tensor in state.weights.items()}
     metadata = None if state.best else _metadata(state)  # the step is the newest weights'
+    towers = {name: weights.pop(name) for name in [*weights] if name.startswith(TOWERS)}
+    if towers:
+        _write(run, TOWERS_FILE, safetensors.torch.save(towers, metadata), state)
     _write(run, HEAD_FILE, safetensors.torch.save(weights, metadata), state)
     if state.selection:
         _write(run, SELECTION_FILE, state.selection.encode(), state)

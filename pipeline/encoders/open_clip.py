@@ -80,10 +80,15 @@ class OpenClipEncoder:
         self, texts: Sequence[str], text_length: int | None = None
     ) -> NDArray[np.float16]:
         """(B, D) embeddings of the end-of-text token, projected."""
-        tokens = self._tokens(list(texts), text_length).to(self._device)
+        tokens = self.tokenise(list(texts), text_length).to(self._device)
         return as_float16(self._model.encode_text(tokens), what="captions")
 
-    def _tokens(self, texts: list[str], text_length: int | None) -> Tensor:
+    @property
+    def model(self) -> Any:
+        """open_clip's module, for those that train it."""
+        return self._model
+
+    def tokenise(self, texts: list[str], text_length: int | None) -> Tensor:
         """(B, context) token ids; a text that is not too long has those that it has uncut."""
         full: Tensor = self._tokenizer(texts)
         if text_length is None or text_length >= full.shape[1]:

@@ -1,0 +1,154 @@
+"""A head that is trained together with the top of the CLIP below it.
+
+What it reads are the maps below that top, as a store keeps them (view ``block:k``), so no epoch
+decodes a video or computes a block that is not trained. Knows nothing of steps or files; of CLIP
+only `muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
+"""
+
+# Legend: B videos, T frames, K = 1 + P tokens a frame, W width before the projection, D after it,
+# Q captions.
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from muse.errors import IncompatibleStoreError, UsageError
+from muse.head.model import RetrievalHead
+from muse.head.run_files import TOWERS
+from muse.head.train_config import NO_FINETUNE
+from muse.pipeline.header import StoreHeader
+from muse.pipeline.store import FeatureStore
+
+if TYPE_CHECKING:
+    from muse.pipeline.encoders.towers import Towers
+
+_TOP = re.compile(r"top:([1-9][0-9]*)")
+CAPTIONS_AT_A_TIME = 256
+
+
+class FinetunedHead(RetrievalHead):
+    """A head with the trained top of an image tower below it, and a trained text tower or none."""
+
+    def __init__(self, head: RetrievalHead, towers: "Towers") -> None:
+        nn.Module.__init__(self)  # the head is there already: nothing is drawn anew
+        self.config, self.name = head.config, head.name
+        self.aggregator, self.logit_scale = head.aggregator, head.logit_scale
+        self.towers = towers
+
+    def embed_videos(self, tokens_BTKD: Tensor, valid_BT: Tensor) -> Tensor:
+        """One vector a video.
+
+        Args:
+            tokens_BTKD: (B, T, K, W) of any floating dtype: the block's output below the top.
+            valid_BT: (B, T) bool, False for padded frames, which are not computed.
+
+        Returns:
+            (B, D) unit vectors in the dtype of the weights.
+
+        Raises:
+            UsageError: As `RetrievalHead.embed_videos`.
+        """
+        wide = self.logit_scale.dtype
+        tokens_NKD = self.towers.image(tokens_BTKD[valid_BT].to(wide)).to(wide)
+        shape = (*valid_BT.shape, *tokens_NKD.shape[1:])
+        encoded_BTKD = tokens_NKD.new_zeros(shape).masked_scatter(
+            valid_BT[:, :, None, None], tokens_NKD
+        )
+        return super().embed_videos(encoded_BTKD, valid_BT)
+
+    def embed_texts(self, texts: Tensor) -> Tensor:
+        """(B, D): token ids (B, C) through the text tower; without one, cached embeddings."""
+        return texts if self.towers.text is None else self.towers.text(texts)
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor | None:
+        """(Q, C) int32 of Q texts for `embed_texts`; None without a trained text tower."""
+        if self.towers.text is None:
+            return None
+        ids = [
+            self.towers.text.tokenise(texts[start : start + CAPTIONS_AT_A_TIME])
+            for start in range(0, len(texts), CAPTIONS_AT_A_TIME)
+        ]
+        return torch.cat(ids).int()
+
+    def peak_rates(self, rate: float, *, layer_decay: float) -> Mapping[str, float]:
+        """The peak learning rate of each of the towers' weights, by their names here.
+
+        ``rate`` times ``layer_decay`` to the power of how far below the head a weight lies.
+        """
+        return {
+            TOWERS + name: rate * layer_decay ** self.towers.depth_of(name)
+            for name, _ in self.towers.named_parameters()
+        }
+
+
+def finetuned_blocks(finetune: str) -> int:
+    """K of ``top:K``; 0 for ``none``.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if finetune == NO_FINETUNE:
+        return 0
+    found = _TOP.fullmatch(finetune)
+    if not found:
+        raise UsageError(f"finetune {finetune!r}: choose none, or top:K such as top:2")
+    return int(found[1])
+
+
+def view_below(finetune: str, header: StoreHeader) -> str | None:
+    """The view that a training reads: ``block:k`` below the blocks it trains; None for any.
+
+    Raises:
+        UsageError: If the encoder has not so many blocks, or the store has no such view.
+    """
+    num_blocks, last = finetuned_blocks(finetune), header.encoder.num_blocks
+    if not num_blocks:
+        return None
+    if num_blocks >= last:
+        raise UsageError(
+            f"finetune {finetune}: the image tower of {header.encoder.spec} has {last} blocks, and "
+            f"a store keeps what is above the first. Choose top:1 to top:{max(1, last - 1)}."
+        )
+    view = f"block:{last - num_blocks}"
+    if view not in header.views:
+        raise UsageError(
+            f"finetune {finetune}: reads view {view}, the store has {', '.join(header.views)}. "
+            f"Extract with --views {','.join([*header.views, view])} into another --out."
+        )
+    return view
+
+
+def new_finetuned_head(
+    head: RetrievalHead,
+    store: FeatureStore,
+    *,
+    finetune: str,
+    with_text: bool,
+    recompute: bool = False,
+) -> FinetunedHead:
+    """A head over towers with the weights that the store was encoded with.
+
+    Raises:
+        IncompatibleStoreError: If the store is not open on the view that is read, or the encoder
+            at hand is another than its own.
+        EncoderError: If the encoder has no towers, or can't be loaded here.
+    """
+    from muse.pipeline.encoders.towers import load_towers  # loads open_clip
+
+    view = view_below(finetune, store.header)
+    if store.token_view != view:
+        raise IncompatibleStoreError(
+            f"{store.location}: open on view {store.token_view!r}, but finetune {finetune} reads "
+            f"{view!r}. Open it with open_store(path, view={view!r})."
+        )
+    towers = load_towers(
+        store.header.encoder,
+        num_blocks=finetuned_blocks(finetune),
+        with_text=with_text,
+        text_length=store.header.text_length,
+    )
+    towers.image.recompute = recompute
+    return FinetunedHead(head, towers)

@@ -1,0 +1,259 @@
+"""A head with the top of its CLIP: the same as training those layers from pixels."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from memory_store import MemoryStore, make_header
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from muse.errors import EncoderError, IncompatibleStoreError, UsageError
+from muse.head.checkpoint import load_head
+from muse.head.evaluate import embed_captions, embed_videos
+from muse.head.finetune import FinetunedHead, new_finetuned_head, view_below
+from muse.head.head_config import HeadConfig
+from muse.head.model import RetrievalHead
+from muse.head.train import StepReport, train
+from muse.head.train_config import TrainConfig
+from muse.pipeline.encoders.base import build_encoder, normalised_input
+from muse.pipeline.encoders.open_clip import OpenClipEncoder
+from muse.pipeline.records import Caption, ClipTokens
+
+NUM_VIDEOS, NUM_FRAMES, TOP = 6, 2, 2
+HEAD = HeadConfig(dim=128, factors=(), depth=1, d_state=2, dropout=0.1)
+CONFIG = TrainConfig(
+    epochs=2, batch_size=4, device="cpu", finetune="top:2", clip_lr=1e-3, max_grad_norm=1e9
+)
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> OpenClipEncoder:
+    built = build_encoder("openclip:muse-nano", device="cpu", precision="fp32")
+    assert isinstance(built, OpenClipEncoder)
+    return built
+
+
+@pytest.fixture(scope="module")
+def frames_BHWC() -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (NUM_VIDEOS * NUM_FRAMES, 7, 7, 3), dtype=np.uint8)
+    return coarse.repeat(32, axis=1).repeat(32, axis=2)
+
+
+@pytest.fixture
+def store(encoder: OpenClipEncoder, frames_BHWC: NDArray[np.uint8]) -> MemoryStore:
+    """Videos of two frames, the last one's second a padded one, open on the block below the top."""
+    below = f"block:{encoder.info.num_blocks - TOP}"
+    maps = encoder.encode_frames(frames_BHWC, (below,))[below]
+    captions = [
+        Caption(video_id=f"video{row}", text=f"a {colour} square", split="train")
+        for row, colour in enumerate(COLOURS)
+    ]
+    header = dataclasses.replace(
+        make_header(num_videos=NUM_VIDEOS, num_captions=NUM_VIDEOS),
+        encoder=encoder.info,
+        views=("tokens", below),
+    )
+    header = dataclasses.replace(
+        header, sampling=dataclasses.replace(header.sampling, num_frames=NUM_FRAMES)
+    )
+    clips = [_clip(row, maps[row * NUM_FRAMES : (row + 1) * NUM_FRAMES]) for row in range(6)]
+    embeddings = encoder.encode_texts([caption.text for caption in captions])
+    made = MemoryStore(header, clips, captions, embeddings, np.ones(NUM_VIDEOS, dtype=np.bool_))
+    made.token_view = below
+    return made
+
+
+def _clip(row: int, map_TKW: NDArray[np.float16]) -> ClipTokens:
+    valid_T = np.array([True, row < NUM_VIDEOS - 1])
+    return ClipTokens(
+        video_id=f"video{row}",
+        tokens_TKD=map_TKW * valid_T[:, None, None],
+        valid_T=valid_T,
+        pts_seconds_T=np.where(valid_T, np.arange(NUM_FRAMES), np.nan),
+    )
+
+
+def new_head(store: MemoryStore, *, with_text: bool = False) -> FinetunedHead:
+    torch.manual_seed(0)
+    head = RetrievalHead(HEAD, scan="reference").eval()
+    return new_finetuned_head(head, store, finetune="top:2", with_text=with_text)
+
+
+def batch_of(store: MemoryStore) -> tuple[torch.Tensor, torch.Tensor]:
+    clips = [store.read_clip(row) for row in range(NUM_VIDEOS)]
+    tokens = torch.from_numpy(np.stack([clip.tokens_TKD for clip in clips]))
+    return tokens, torch.from_numpy(np.stack([clip.valid_T for clip in clips]))
+
+
+def pixels_to_vectors(
+    encoder: OpenClipEncoder,
+    head: FinetunedHead,
+    frames_BHWC: NDArray[np.uint8],
+    valid_BT: torch.Tensor,
+) -> torch.Tensor:
+    """The same video vectors from pixels: open_clip's own forward through all blocks."""
+    pixels = normalised_input(frames_BHWC, encoder.info.preprocessing, device="cpu")
+    visual = encoder.model.visual
+    _, maps = visual.transformer.forward_intermediates(visual._embeds(pixels), indices=1)
+    tokens_NKD = visual.ln_post(maps[-1]) @ visual.proj
+    tokens_BTKD = tokens_NKD.view(NUM_VIDEOS, NUM_FRAMES, *tokens_NKD.shape[1:])
+    return RetrievalHead.embed_videos(head, tokens_BTKD, valid_BT)
+
+
+def test_training_the_top_from_the_store_is_training_it_from_pixels(
+    encoder: OpenClipEncoder, store: MemoryStore, frames_BHWC: NDArray[np.uint8]
+) -> None:
+    head = new_head(store)
+    tokens_BTKW, valid_BT = batch_of(store)
+    direction_BD = torch.randn(NUM_VIDEOS, 128, generator=torch.Generator().manual_seed(1))
+    cached = head.embed_videos(tokens_BTKW, valid_BT)
+    (cached * direction_BD).sum().backward()
+    encoder.model.zero_grad(set_to_none=True)
+    vectors = pixels_to_vectors(encoder, head, frames_BHWC, valid_BT)
+    torch.testing.assert_close(cached, vectors, atol=2e-3, rtol=0)
+    (vectors * direction_BD).sum().backward()
+    ours = dict(head.towers.image.named_parameters())
+    blocks = encoder.model.visual.transformer.resblocks[-TOP:]
+    theirs = {f"blocks.{name}": p for name, p in blocks.named_parameters()}
+    theirs |= {"proj": encoder.model.visual.proj}
+    theirs |= {f"ln_post.{n}": p for n, p in encoder.model.visual.ln_post.named_parameters()}
+    assert theirs.keys() == ours.keys()
+    for name, parameter in theirs.items():
+        assert relative_error(ours[name].grad, parameter.grad) < 1e-2, name
+    encoder.model.zero_grad(set_to_none=True)
+
+
+def relative_error(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float:
+    assert found is not None
+    assert wanted is not None
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_what_a_padded_frame_holds_changes_nothing(store: MemoryStore) -> None:
+    head = new_head(store)
+    tokens_BTKW, valid_BT = batch_of(store)
+    changed = tokens_BTKW.clone()
+    changed[~valid_BT] = 7.0
+    assert torch.equal(
+        head.embed_videos(tokens_BTKW, valid_BT), head.embed_videos(changed, valid_BT)
+    )
+
+
+def test_activations_made_again_give_the_same_gradient(store: MemoryStore) -> None:
+    gradients = []
+    for recompute in (False, True):
+        head = new_head(store)
+        head.towers.image.recompute = recompute
+        head.embed_videos(*batch_of(store))[:, 0].sum().backward()
+        gradients.append(head.towers.image.blocks[0].ln_1.weight.grad)  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_text_tower_gives_the_embeddings_that_the_store_has(store: MemoryStore) -> None:
+    rows = np.arange(NUM_VIDEOS)
+    cached = torch.from_numpy(store.read_caption_embeddings(rows).astype(np.float32))
+    found = embed_captions(store, rows, new_head(store, with_text=True))
+    torch.testing.assert_close(found, cached, atol=2e-3, rtol=2e-3)
+    assert torch.equal(embed_captions(store, rows, new_head(store)), cached)
+
+
+def test_rates_fall_from_layer_to_layer(store: MemoryStore) -> None:
+    rates = new_head(store, with_text=True).peak_rates(1.0, layer_decay=0.5)
+    assert rates["towers.image.proj"] == rates["towers.image.ln_post.bias"] == 1.0
+    assert rates["towers.image.blocks.1.ln_1.weight"] == 0.5
+    assert rates["towers.image.blocks.0.mlp.c_fc.weight"] == 0.25
+    text = "towers.text.model."
+    assert rates[text + "text_projection"] == rates[text + "ln_final.weight"] == 1.0
+    assert rates[text + "transformer.resblocks.3.ln_1.weight"] == 0.5
+    assert rates[text + "transformer.resblocks.0.ln_1.weight"] == 0.5**4
+    assert rates[text + "token_embedding.weight"] == 0.5**5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_text", [False, True])
+def test_a_run_moves_the_towers_and_is_loaded_as_it_ended(
+    with_text: bool, store: MemoryStore, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        CONFIG, batch_size=6, lr=1e-4, clip_lr=1e-4, epochs=12, finetune_text=with_text
+    )
+    losses: list[float] = []
+    train(
+        store, tmp_path, config=config, head=HEAD, on_step=lambda report: losses.append(report.loss)
+    )
+    assert losses[-1] < losses[0]
+    loaded = load_head(tmp_path, store)
+    assert isinstance(loaded, FinetunedHead)
+    start, end = new_head(store, with_text=with_text).state_dict(), loaded.state_dict()
+    moved = {name for name in end if not torch.equal(start[name], end[name])}
+    assert {"towers.image.proj", "towers.image.blocks.0.attn.in_proj_weight"} <= moved
+    assert any(name.startswith("towers.text.") for name in moved) == with_text
+    assert not [name for name in load_file(tmp_path / "head.safetensors") if "towers" in name]
+    assert all(name.startswith("towers.") for name in load_file(tmp_path / "towers.safetensors"))
+    rows = np.arange(NUM_VIDEOS)
+    found = embed_videos(store, rows, loaded, device=torch.device("cpu"))
+    assert found.shape == (NUM_VIDEOS, 128)
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        CONFIG, epochs=3, finetune_text=True, checkpoint_every=1, videos_at_once=2
+    )
+
+    def kill(report: StepReport) -> None:
+        if report.step == 1:
+            raise KilledError
+
+    train(store, tmp_path / "whole", config=config, head=HEAD)
+    with pytest.raises(KilledError):
+        train(store, tmp_path / "cut", config=config, head=HEAD, on_step=kill)
+    train(store, tmp_path / "cut", config=config, head=HEAD)
+    for name in ("head", "towers", "state"):
+        file = f"{name}.safetensors"
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("finetune", "words"),
+    [
+        ("top:8", "has 8 blocks.*Choose top:1 to top:7"),
+        ("top:3", "reads view block:5, the store has tokens, block:6. Extract with --views"),
+        ("all", "choose none, or top:K"),
+        ("top:0", "choose none, or top:K"),
+    ],
+)
+def test_what_can_t_be_trained_is_refused(finetune: str, words: str, store: MemoryStore) -> None:
+    with pytest.raises(UsageError, match=words):
+        view_below(finetune, store.header)
+
+
+def test_a_store_that_is_open_on_another_view_is_refused(store: MemoryStore) -> None:
+    store.token_view = "tokens"
+    with pytest.raises(IncompatibleStoreError, match=r"open on view 'tokens'.*reads 'block:6'"):
+        new_head(store)
+
+
+def test_other_weights_under_the_encoder_s_name_are_refused(store: MemoryStore) -> None:
+    encoder = dataclasses.replace(store.header.encoder, weights_sha256="0" * 64)
+    store.header = dataclasses.replace(store.header, encoder=encoder)
+    with pytest.raises(IncompatibleStoreError, match="weights_sha256"):
+        new_head(store)
+
+
+def test_an_encoder_without_towers_is_refused(store: MemoryStore) -> None:
+    encoder = dataclasses.replace(store.header.encoder, spec="conse")
+    store.header = dataclasses.replace(store.header, encoder=encoder)
+    with pytest.raises(EncoderError, match="no towers to train"):
+        new_head(store)
