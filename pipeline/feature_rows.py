@@ -68,8 +68,8 @@ class FeatureRows:
         """
         return self._thumbnails.read(row) if self._thumbnails else ()
 
-    def tokens(self, row: int, *, view: str) -> NDArray[np.float16]:
-        """(T, K, D or W) of one of `muse.pipeline.views.readable_views`, int8 as float16.
+    def tokens(self, row: int, *, view: str) -> NDArray[Any]:
+        """A video's map (`muse.pipeline.views.map_of`) of a view, int8 as float16.
 
         Raises:
             StoreError: If the store has none, or the file that should hold them is gone.
@@ -78,9 +78,7 @@ class FeatureRows:
             return self._row(self._map_name(view), row)
         return dequantise(self._row("tokens_int8", row), self._row("tokens_int8_scale", row))
 
-    def tokens_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16], *, view: str
-    ) -> None:
+    def tokens_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any], *, view: str) -> None:
         """The same of several videos, put into an array.
 
         Raises:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,17 +115,16 @@ class FeatureStore(Protocol):
         """
         ...
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Reads straight from the file into the array, and several threads may read at once.
 
         Args:
             rows: N of them; those that follow each other are read together.
-            tokens_NTKD: (N, T, K, D) contiguous; filled as `read_clip` gives the tokens. A file
-                is read several times faster into memory that begins at a multiple of 64 bytes.
+            tokens_NTKD: (N, T, K, D) contiguous, of `clip_map`'s type; filled as `read_clip` gives
+                the tokens. A file is read several times faster into memory that begins at a
+                multiple of 64 bytes.
 
         Raises:
             StoreError: If a row has no features.

@@ -252,9 +252,7 @@ class ZarrStore:
             pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Raises:

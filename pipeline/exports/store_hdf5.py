@@ -89,9 +89,7 @@ class Hdf5Store:
             pts_seconds_T=self._contents.pts_seconds_NT[row],
         )
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Raises:
@@ -157,7 +155,7 @@ class Hdf5Store:
         place = self._contents.embedding_place + first * dim * 2  # bytes of a float16
         return self._read((num_rows, dim), "float16", place)
 
-    def _tokens(self, row: int) -> NDArray[np.float16]:
+    def _tokens(self, row: int) -> NDArray[Any]:
         if self.token_view not in ("", "int8"):
             return self._row(array_name(self.token_view), row)
         if self.token_view == "int8":

@@ -33,6 +33,7 @@ from muse.pipeline.redo import reopened_receipts
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.storage.files import open_storage
 from muse.pipeline.store_writer import require_free
+from muse.pipeline.views import frame_views
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -294,8 +295,9 @@ def _failures(share: float, num_sampled: int, num_present: int) -> tuple[float, 
 
 def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape) -> int:
     """Decoders, the encoder's process with one shard's features, and two shards of clips."""
-    size = probe.encoder.preprocessing.size
-    clip_bytes = config.sampling.num_frames * size * size * 3
+    crop = probe.encoder.preprocessing
+    sides = [crop.size, *(crop.kept_side for _ in frame_views(config.views))]
+    clip_bytes = config.sampling.num_frames * sum(side * side * 3 for side in sides)
     clips = 2 * config.shard_size * clip_bytes
     rows = config.shard_size * sum(shape.row_bytes.values())
     decoders = probe.num_decoders * probe.decoder_peak_bytes

@@ -92,11 +92,13 @@ class DecoderPool:
         preprocessing: Preprocessing,
         num_clips_kept: int,
         thumbnail_side: int = 0,
+        frame_views: tuple[str, ...] = (),
     ) -> None:
         self._decoders = [IsolatedDecoder(limits) for _ in range(num_decoders)]
         self._threads = ThreadPoolExecutor(num_decoders)
         self._sampling, self._preprocessing = sampling, preprocessing
-        self._num_clips_kept, self._thumbnail_side = num_clips_kept, thumbnail_side
+        self._num_clips_kept = num_clips_kept
+        self._thumbnail_side, self._frame_views = thumbnail_side, frame_views
         self.clips: list[Clip] = []
         """Some of those that were decoded."""
 
@@ -155,6 +157,7 @@ class DecoderPool:
             sampling=self._sampling,
             preprocessing=self._preprocessing,
             thumbnail_side=self._thumbnail_side,
+            frame_views=self._frame_views,
         )
 
 

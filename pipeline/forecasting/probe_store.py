@@ -24,7 +24,7 @@ from muse.pipeline.records import Caption, Clip, ClipFeatures, VideoRef
 from muse.pipeline.shards import TEXTS_PER_BATCH, ShardEncoder
 from muse.pipeline.storage.files import LocalStorage, open_storage
 from muse.pipeline.store_writer import StoreWriter
-from muse.pipeline.views import arrays_of
+from muse.pipeline.views import arrays_of, frame_views
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -123,11 +123,13 @@ def _scratch_rows(num_videos: int, captions: Sequence[Caption]) -> ListedRows:
 
 def _blank_clip(header: StoreHeader) -> Clip:
     """Where no video of the sample decodes."""
-    size, frames = header.encoder.preprocessing.size, header.sampling.num_frames
+    shape, frames = header.encoder.preprocessing, header.sampling.num_frames
+    squares = np.zeros((frames, shape.kept_side, shape.kept_side, 3), np.uint8)
     return Clip(
         video_id="probe",
-        frames_THWC=np.zeros((frames, size, size, 3), np.uint8),
+        frames_THWC=np.zeros((frames, shape.size, shape.size, 3), np.uint8),
         pts_seconds_T=np.arange(frames, dtype=np.float64),
+        squares_TSSC=squares if frame_views(header.views) else None,
     )
 
 
