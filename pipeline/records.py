@@ -153,6 +153,8 @@ class Clip:
     """A small JPEG file of each frame, T' of them, where they were asked for."""
     squares_TSSC: NDArray[np.uint8] | None = None
     """(T', S, S, 3) RGB, the frames larger than the encoder's input, where they were asked for."""
+    frame_pictures: tuple[bytes, ...] = ()
+    """A JPEG file of each of these squares, T' of them, where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +185,8 @@ class ClipFeatures:
     source: SourceFile | None = None
     thumbnails: tuple[bytes, ...] = ()
     """A small JPEG file of each valid frame; empty in a store without thumbnails."""
+    frame_pictures: tuple[bytes, ...] = ()
+    """A JPEG file of each valid frame; empty in a store without the view ``frames:jpeg``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -202,6 +202,7 @@ def _features(
         pts_seconds_T=pts_seconds_T,
         source=clip.source,
         thumbnails=clip.thumbnails,
+        frame_pictures=clip.frame_pictures,
     )
 
 

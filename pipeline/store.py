@@ -163,6 +163,14 @@ class RawStore(FeatureStore, Protocol):
         """For each video the part of its file that it is; None for all of it."""
         ...
 
+    def read_frame_pictures(self, row: int) -> tuple[bytes, ...]:
+        """A JPEG file of each valid frame of a video; empty without the view ``frames:jpeg``.
+
+        Raises:
+            StoreError: If the row has no features.
+        """
+        ...
+
     def read_features(self, row: int) -> ClipFeatures:
         """All that is kept of one video.
 

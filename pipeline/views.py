@@ -1,5 +1,6 @@
 """Views of a video: what is kept of it, each an array of its own with the same rows.
 
+``frames:jpeg`` alone is none: its files differ in length, and lie in `muse.pipeline.picture_files`.
 All views come from one decode and one forward pass: what an encoder gives are *raw maps*
 (``tokens``, ``unprojected``, ``block:k``), what a decoder gives are the pixels of ``frames:…``, all
 else follows from ``tokens``. Knows nothing of how arrays lie on disk, and of encoders only their
@@ -20,7 +21,8 @@ from muse.errors import EncoderError, UsageError
 from muse.pipeline.header import EncoderInfo
 
 FROM_TOKENS = ("tokens", "int8", "class", "pooled")
-FRAME_VIEWS = ("frames:uint8",)
+FRAMES_JPEG = "frames:jpeg"
+FRAME_VIEWS = ("frames:uint8", FRAMES_JPEG)
 """Pixels, for an encoder that is trained later; none comes from the encoder."""
 _BLOCK = "block:"
 INT8_MAX = 127  # -128 is left out, so that a token and its negative have the same error
@@ -56,7 +58,7 @@ def parse_views(text: str) -> tuple[str, ...]:
 
 
 def arrays_of(views: Sequence[str], encoder: EncoderInfo, num_frames: int) -> tuple[ArraySpec, ...]:
-    """The arrays that hold some views.
+    """The arrays that hold some views; ``frames:jpeg`` is held by none.
 
     Args:
         views: Of `parse_views`.
@@ -83,7 +85,8 @@ def map_of(view: str, encoder: EncoderInfo, num_frames: int) -> ArraySpec:
     Raises:
         EncoderError: If the encoder has no such view.
     """
-    return _arrays_of_view("tokens" if view == "int8" else view, encoder, num_frames)[0]
+    stands_for = {"int8": "tokens", FRAMES_JPEG: "frames:uint8"}
+    return _arrays_of_view(stands_for.get(view, view), encoder, num_frames)[0]
 
 
 def encoded_views(views: Sequence[str]) -> tuple[str, ...]:
@@ -116,7 +119,7 @@ def arrays_of_clip(
             arrays["class_tokens"] = np.ascontiguousarray(raw["tokens"][:, 0])
         elif view == "pooled":
             arrays["pooled"] = mean_pooled(raw["tokens"][:, 0], valid_T)
-        else:
+        elif view != FRAMES_JPEG:
             arrays[array_name(view)] = raw[view]
     return arrays
 
@@ -203,6 +206,8 @@ def _arrays_of_view(view: str, encoder: EncoderInfo, num_frames: int) -> tuple[A
         return (ArraySpec(name="class_tokens", dtype="float16", shape=(num_frames, encoder.dim)),)
     if view == "pooled":
         return (ArraySpec(name="pooled", dtype="float32", shape=(encoder.dim,)),)
+    if view == FRAMES_JPEG:
+        return ()
     if view == "frames:uint8":
         side = encoder.preprocessing.kept_side
         return (ArraySpec(name="frames", dtype="uint8", shape=(num_frames, side, side, 3)),)
@@ -232,8 +237,8 @@ def _is_block(view: str) -> bool:
 
 
 def array_name(view: str) -> str:
-    """The array that holds a map of `encoded_views` or a view of frames."""
-    if view in FRAME_VIEWS:
+    """The array that holds a map of `encoded_views` or ``frames:uint8``."""
+    if view == "frames:uint8":
         return "frames"
     return f"block_{block_number(view):02d}" if _is_block(view) else view
 

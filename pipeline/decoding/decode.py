@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
-from muse.pipeline.decoding.kept_frame import kept_frames, square_of
+from muse.pipeline.decoding.kept_frame import square_of, squares_as
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
 from muse.pipeline.decoding.thumbnail import thumbnail_of
@@ -99,7 +99,7 @@ def _sampled(
         frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
         pts_seconds_T=timeline.seconds[wanted],
         thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
-        squares_TSSC=kept_frames([squares[i] for i in wanted.tolist() if frame_views]),
+        **squares_as(frame_views, [squares[i] for i in wanted.tolist() if frame_views]),
     )
 
 

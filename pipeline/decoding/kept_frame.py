@@ -6,12 +6,15 @@ random. Knows nothing of videos and stores. No torch: decoding processes import 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muse.pipeline.encoders.preprocessing import crop_to_input
+from muse.pipeline.frame_pictures import picture_of
 from muse.pipeline.header import Preprocessing
+from muse.pipeline.views import FRAMES_JPEG
 
 
 def square_of(frame_HWC: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -26,6 +29,23 @@ def square_of(frame_HWC: NDArray[np.uint8], preprocessing: Preprocessing) -> NDA
     return crop_to_input(frame_HWC, larger)
 
 
-def kept_frames(squares: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
-    """(T', S, S, 3) of a clip's squares; None where none were asked for."""
-    return np.stack(squares) if squares else None
+class SquareFields(TypedDict, total=False):
+    """The fields of a `muse.pipeline.records.Clip` that squares of its frames go into."""
+
+    squares_TSSC: NDArray[np.uint8]
+    frame_pictures: tuple[bytes, ...]
+
+
+def squares_as(views: Sequence[str], squares: Sequence[NDArray[np.uint8]]) -> SquareFields:
+    """A clip's squares in the forms that views of frames keep.
+
+    Args:
+        views: Of `muse.pipeline.views.FRAME_VIEWS`.
+        squares: Of `square_of`, one a frame.
+    """
+    fields: SquareFields = {}
+    if "frames:uint8" in views:
+        fields["squares_TSSC"] = np.stack(squares)
+    if FRAMES_JPEG in views:
+        fields["frame_pictures"] = tuple(map(picture_of, squares))
+    return fields

@@ -46,6 +46,8 @@ class DecodeSample:
     has_failed: bool
     thumbnail_bytes: int = 0
     """Of all its thumbnails."""
+    frame_bytes: int = 0
+    """Of all its JPEG files of ``frames:jpeg``."""
 
 
 def sized(video: VideoRef) -> SizedVideo:
@@ -147,6 +149,7 @@ class DecoderPool:
                     num_frames=len(clip.frames_THWC) if isinstance(clip, Clip) else 0,
                     has_failed=not isinstance(clip, Clip),
                     thumbnail_bytes=sum(map(len, clip.thumbnails)) if isinstance(clip, Clip) else 0,
+                    frame_bytes=sum(map(len, clip.frame_pictures)) if isinstance(clip, Clip) else 0,
                 )
             )
         return samples

@@ -11,6 +11,7 @@ import pytest
 
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoding.decoder import DecodeTask
+from muse.pipeline.decoding.kept_frame import squares_as
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing
@@ -156,5 +157,5 @@ def clip_of_word(task: DecodeTask) -> Clip | Failure:
         pts_seconds_T=np.array([0.0, 0.5]),
         source=source_of(video.path, wants_sha256=task.wants_sha256),
         thumbnails=pictures_of_word(word) if task.thumbnail_side else (),
-        squares_TSSC=squares if task.frame_views else None,
+        **squares_as(task.frame_views, squares),
     )
