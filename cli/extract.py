@@ -115,7 +115,7 @@ def extract(
         str,
         typer.Option(
             help="What is kept of a video, with commas: tokens, int8, class, pooled, unprojected, "
-            "block:K."
+            "block:K, and the frames themselves: frames:jpeg, frames:uint8."
         ),
     ] = "tokens",
     thumbnails: Annotated[

@@ -115,7 +115,8 @@ def _lines(forecast: "Forecast") -> dict[str, str]:
         f"{forecast.num_sampled_failures} of {forecast.num_sampled} sampled videos failed",
         "output": f"{_bytes(forecast.output_bytes)} if every file decodes ({arrays}), "
         f"and about {size_text(forecast.table_bytes)} of tables and receipts"
-        + (f", {size_text(thumbnails)} of thumbnails" if thumbnails else ""),
+        + (f", {size_text(thumbnails)} of thumbnails" if thumbnails else "")
+        + (f", {size_text(forecast.frame_bytes)} of frames" if forecast.frame_bytes else ""),
         "free disk": free,
         "decoding": f"{_hours(forecast.decode_core_hours)} core-hours",
         "encoding": f"{_hours(forecast.encode_hours)} {device}",

@@ -83,7 +83,9 @@ def _table_of(failures: "Sequence[Failure]") -> "Table":
 
 
 def _describe(store: "RawStore") -> dict[str, Any]:
-    counts = store.counts()
+    from muse.pipeline.views import FRAMES_JPEG
+
+    counts, crop = store.counts(), store.header.encoder.preprocessing
     failed = [failure for failure in store.failures if not failure.is_skipped]
     skipped = [failure for failure in store.failures if failure.is_skipped]
     splits = Counter(caption.split for caption in store.captions)
@@ -96,6 +98,7 @@ def _describe(store: "RawStore") -> dict[str, Any]:
         "skipped_by_reason": _by_reason(skipped),
         "windows": dict(Counter(w.text for w in store.windows if w).most_common()),
         "arrays": [(spec.name, spec.dtype, spec.shape) for spec in store.arrays],
+        "frame_side": crop.kept_side if FRAMES_JPEG in store.header.views else 0,
         "root_sha256": store.root_sha256,
         "size_bytes": store.size_bytes(),
     }
@@ -107,6 +110,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     header, counts = content["header"], content["counts"]
     encoder, sampling = header["encoder"], header["sampling"]
     rate = f" at {sampling['fps']:g} fps" if sampling["kind"] == "fps" else ""
+    frame_side = content["frame_side"]
     arrays = (f"{name} {shape} {dtype}" for name, dtype, shape in content["arrays"])
     lines = {
         "store": f"{content['path']} ({size_text(content['size_bytes'])})",
@@ -115,6 +119,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "weights": f"sha256 {encoder['weights_sha256']}",
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
         "a video": ", ".join(arrays),
+        **({"frames": f"JPEG, {frame_side} x {frame_side} pixels"} if frame_side else {}),
         "thumbnails": _thumbnails_text(header.get("thumbnail_side", 0)),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from muse.errors import StoreError
+from muse.pipeline.frame_pictures import decode_pictures
 from muse.pipeline.header import StoreHeader, flat_fields
 from muse.pipeline.store import RawStore
+from muse.pipeline.views import FRAMES_JPEG, map_of
 
 _NOT_SETTINGS = ("num_videos", "num_captions", "listing_sha256", "files", "golden", "versions")
 
@@ -174,6 +177,35 @@ def _other_features(
             error = _relative_error(arrays[0][name], arrays[1][name])
             if error:
                 yield FeatureDifference(video_id=video_id, array=name, relative_error=error)
+        error = _error_of_pictures(left, right, row_left, row_right)
+        if error:
+            yield FeatureDifference(video_id=video_id, array=FRAMES_JPEG, relative_error=error)
+
+
+def _error_of_pictures(left: RawStore, right: RawStore, row_left: int, row_right: int) -> float:
+    """Of the decoded pixels; tiny where other files decode to the same. 0 if one keeps none."""
+    if not all(FRAMES_JPEG in store.header.views for store in (left, right)):
+        return 0.0
+    pairs = ((left, row_left), (right, row_right))
+    found = [store.read_frame_pictures(row) for store, row in pairs]
+    if found[0] == found[1]:
+        return 0.0
+    maps = [np.empty(_frames_shape(store.header), np.uint8) for store, _ in pairs]
+    if maps[0].shape != maps[1].shape:
+        return 0.0  # as for arrays of two shapes: the settings say so
+    for (store, row), frames_TSSC, pictures in zip(pairs, maps, found, strict=True):
+        try:
+            decode_pictures(pictures, frames_TSSC)
+        except ValueError as error:
+            raise StoreError(
+                f"{store.location}: row {row}: {error}. Run `muse store verify --repair`, or copy "
+                "it again."
+            ) from error
+    return _relative_error(*maps) or float(np.finfo(np.float64).tiny)
+
+
+def _frames_shape(header: StoreHeader) -> tuple[int, ...]:
+    return map_of(FRAMES_JPEG, header.encoder, header.sampling.num_frames).shape
 
 
 def _relative_error(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:

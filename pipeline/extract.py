@@ -20,11 +20,13 @@ from muse.pipeline.decoding.thumbnail import SIDE
 from muse.pipeline.encoders.setting import EncoderSetting, Precision
 from muse.pipeline.forecasting.pending_work import PendingWork
 from muse.pipeline.forecasting.store_size import (
+    THUMBNAIL_BYTES,
     StoreShape,
+    frame_picture_bytes,
     other_bytes,
+    picture_bytes,
     require_space,
     store_bytes,
-    thumbnail_bytes,
 )
 from muse.pipeline.golden import require_same_golden
 from muse.pipeline.header import EncoderInfo, Sampling, require_same_encoder
@@ -52,6 +54,7 @@ from muse.pipeline.storage.files import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
 from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
+from muse.pipeline.views import FRAMES_JPEG
 
 EngineName = Literal["ray", "local"]
 MIN_TEXT_LENGTH = 3
@@ -284,9 +287,11 @@ def _require_space(
     )
     arrays = sum(store_bytes(shape, work.videos, work.captions).values())
     needed = arrays + other_bytes(work.videos, work.captions)
-    if config.thumbnails:
-        num_frames, size = config.sampling.num_frames, config.shard_size
-        needed += thumbnail_bytes(work.videos, num_frames=num_frames, shard_size=size)
+    side, frames, size = encoder.preprocessing.kept_side, shape.num_frames, shape.shard_size
+    pictures = [THUMBNAIL_BYTES] if config.thumbnails else []
+    pictures += [frame_picture_bytes(side)] if FRAMES_JPEG in config.views else []
+    for each in pictures:
+        needed += picture_bytes(work.videos, num_frames=frames, shard_size=size, frame_bytes=each)
     require_space(needed, storage.free_bytes(), storage.location)
 
 

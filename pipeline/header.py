@@ -59,6 +59,11 @@ class Preprocessing:
     resize: Literal["pil"] = "pil"
     """Which implementation of the filter: no two give the same pixels."""
 
+    @property
+    def kept_side(self) -> int:
+        """S, pixels of the squares that views of frames keep: 8/7 of ``size``, even; 256 of 224."""
+        return 2 * round(self.size * 4 / 7)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderInfo:

@@ -19,6 +19,7 @@ from muse.pipeline.sealed_json import hash_of_json
 from muse.pipeline.sources import has_changed, same_bytes, source_of
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_zarr import ZarrStore
+from muse.pipeline.views import frame_views
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class VideoShard:
     """Places whose file's bytes are to be hashed."""
     thumbnail_side: int = 0
     """Pixels of the shorter edge of thumbnails, as the store has them; 0 for none."""
+    frame_views: tuple[str, ...] = ()
+    """Views of the store that hold frames."""
     receipts: tuple[Receipt, ...] = ()
     """Of the committed shards that kept and copied rows are read from."""
 
@@ -173,12 +176,13 @@ def all_caption_shards(rows: ListedRows) -> list[CaptionShard]:
 def pending_video_shards(store: ZarrStore, rows: ListedRows) -> list[VideoShard]:
     """Shards with rows that are not committed, in order; what is a copy is not known yet."""
     receipts = {receipt.index: receipt for receipt in store.video_receipts}
-    side, pending = store.header.thumbnail_side, []
+    side, frames, pending = store.header.thumbnail_side, frame_views(store.header.views), []
     for shard in all_video_shards(rows, shard_size=store.header.shard_size):
         kept = _kept(receipts.get(shard.index))
         if len(kept) < len(shard.videos):
             own = (receipts[shard.index],) if kept else ()
-            pending.append(dataclasses.replace(shard, kept=kept, receipts=own, thumbnail_side=side))
+            shard = dataclasses.replace(shard, thumbnail_side=side, frame_views=frames)
+            pending.append(dataclasses.replace(shard, kept=kept, receipts=own))
     return pending
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from muse.errors import StoreError
+from muse.pipeline.picture_files import is_thumbnails
 from muse.pipeline.records import Failure, SourceFile
 from muse.pipeline.sealed_json import sealed_bytes, unsealed
 from muse.pipeline.storage.files import Storage
-from muse.pipeline.thumbnails import is_thumbnails
 
 RECEIPTS_FOLDER = "receipts"
 ReceiptKind = Literal["videos", "captions"]

@@ -151,6 +151,10 @@ class Clip:
     """The file it came from."""
     thumbnails: tuple[bytes, ...] = ()
     """A small JPEG file of each frame, T' of them, where they were asked for."""
+    squares_TSSC: NDArray[np.uint8] | None = None
+    """(T', S, S, 3) RGB, the frames larger than the encoder's input, where they were asked for."""
+    frame_pictures: tuple[bytes, ...] = ()
+    """A JPEG file of each of these squares, T' of them, where they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,8 +162,9 @@ class ClipTokens:
     """The encoded frames of one video, padded to T."""
 
     video_id: str
-    tokens_TKD: NDArray[np.float16]
-    """(T, K, D), class token first; zeros where ``valid_T`` is False."""
+    tokens_TKD: NDArray[Any]
+    """(T, K, D) float16, class token first; of a view of frames (T, S, S, 3) uint8. Zeros where
+    ``valid_T`` is False."""
     valid_T: NDArray[np.bool_]
     """(T,) True for a frame, False for padding; padding is at the end."""
     pts_seconds_T: NDArray[np.float64]
@@ -180,6 +185,8 @@ class ClipFeatures:
     source: SourceFile | None = None
     thumbnails: tuple[bytes, ...] = ()
     """A small JPEG file of each valid frame; empty in a store without thumbnails."""
+    frame_pictures: tuple[bytes, ...] = ()
+    """A JPEG file of each valid frame; empty in a store without the view ``frames:jpeg``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,6 +88,7 @@ def decode_tasks(
             preprocessing=preprocessing,
             wants_sha256=place in shard.hashed,
             thumbnail_side=shard.thumbnail_side,
+            frame_views=shard.frame_views,
         )
         for place, video in shard.to_decode
     ]

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,14 +122,14 @@ class ShardEncoder:
         for place, clip in clips.items():
             if isinstance(clip, Clip):
                 pixels[place - start, : len(clip.frames_THWC)] = clip.frames_THWC
-        raw = self._encoder.encode_frames(
-            pixels.reshape(-1, size, size, 3), encoded_views(header.views)
-        )
+        wanted = encoded_views(header.views)  # of frames alone none
+        frames_BHWC = pixels.reshape(-1, size, size, 3)
+        raw = self._encoder.encode_frames(frames_BHWC, wanted) if wanted else {}
         for place, clip in clips.items():
             if isinstance(clip, Clip):
                 first = (place - start) * frames
                 maps = {name: tokens[first : first + frames] for name, tokens in raw.items()}
-                rows[place] = _features(clip, maps, views=header.views)
+                rows[place] = _features(clip, maps, views=header.views, num_frames=frames)
         return rows
 
     def _kept_rows(self, shard: VideoShard) -> dict[int, Row]:
@@ -180,17 +181,20 @@ def _changed_meanwhile(video: VideoRef) -> Failure:
 
 
 def _features(
-    clip: Clip, maps: Mapping[str, NDArray[np.float16]], *, views: tuple[str, ...]
+    clip: Clip,
+    maps: Mapping[str, NDArray[np.float16]],
+    *,
+    views: tuple[str, ...],
+    num_frames: int,
 ) -> ClipFeatures:
     """The clip's views, with nothing in place of what the encoder made of the padding."""
-    num_frames, num_valid = len(next(iter(maps.values()))), len(clip.frames_THWC)
+    num_valid = len(clip.frames_THWC)
     valid_T = np.arange(num_frames) < num_valid
     pts_seconds_T = np.full(num_frames, np.nan)
     pts_seconds_T[:num_valid] = clip.pts_seconds_T
-    padded = {}
-    for name, tokens in maps.items():
-        padded[name] = np.zeros_like(tokens)
-        padded[name][:num_valid] = tokens[:num_valid]
+    padded = {name: _padded(tokens[:num_valid], num_frames) for name, tokens in maps.items()}
+    if clip.squares_TSSC is not None:
+        padded["frames:uint8"] = _padded(clip.squares_TSSC, num_frames)
     return ClipFeatures(
         video_id=clip.video_id,
         arrays=arrays_of_clip(views, padded, valid_T),
@@ -198,7 +202,15 @@ def _features(
         pts_seconds_T=pts_seconds_T,
         source=clip.source,
         thumbnails=clip.thumbnails,
+        frame_pictures=clip.frame_pictures,
     )
+
+
+def _padded(frames: NDArray[Any], num_frames: int) -> NDArray[Any]:
+    """A map of T frames, zeros behind those that there are."""
+    padded = np.zeros((num_frames, *frames.shape[1:]), frames.dtype)
+    padded[: len(frames)] = frames
+    return padded
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

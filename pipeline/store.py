@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,17 +115,16 @@ class FeatureStore(Protocol):
         """
         ...
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Reads straight from the file into the array, and several threads may read at once.
 
         Args:
             rows: N of them; those that follow each other are read together.
-            tokens_NTKD: (N, T, K, D) contiguous; filled as `read_clip` gives the tokens. A file
-                is read several times faster into memory that begins at a multiple of 64 bytes.
+            tokens_NTKD: (N, T, K, D) contiguous, of `clip_map`'s type; filled as `read_clip` gives
+                the tokens. A file is read several times faster into memory that begins at a
+                multiple of 64 bytes.
 
         Raises:
             StoreError: If a row has no features.
@@ -162,6 +161,14 @@ class RawStore(FeatureStore, Protocol):
     @property
     def windows(self) -> Sequence[Window | None]:
         """For each video the part of its file that it is; None for all of it."""
+        ...
+
+    def read_frame_pictures(self, row: int) -> tuple[bytes, ...]:
+        """A JPEG file of each valid frame of a video; empty without the view ``frames:jpeg``.
+
+        Raises:
+            StoreError: If the row has no features.
+        """
         ...
 
     def read_features(self, row: int) -> ClipFeatures:

@@ -24,6 +24,12 @@ from muse.pipeline.chunks import chunk_content, chunk_name, shard_content
 from muse.pipeline.feature_rows import FEATURES_FOLDER
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import ListedRows
+from muse.pipeline.picture_files import (
+    FRAMES_FOLDER,
+    THUMBNAILS_FOLDER,
+    pictures_content,
+    pictures_name,
+)
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import (
     RECEIPTS_FOLDER,
@@ -45,8 +51,7 @@ from muse.pipeline.sources import source_of
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, FORECAST_FILE, HEADER_FILE
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
-from muse.pipeline.thumbnails import THUMBNAILS_FOLDER, thumbnails_content, thumbnails_name
-from muse.pipeline.views import ArraySpec, arrays_of
+from muse.pipeline.views import FRAMES_JPEG, ArraySpec, arrays_of
 
 FAILURES_FILE = "failures.jsonl"
 RUN_FILE = "run.json"
@@ -184,7 +189,7 @@ class StoreWriter:
         """Removes the thumbnails of a committed shard; its features stay."""
         with writing(self.storage.location):
             # The file first: one that no receipt speaks of would be read all the same.
-            self.storage.remove(thumbnails_name(receipt.index))
+            self.storage.remove(pictures_name(THUMBNAILS_FOLDER, receipt.index))
             write_receipt(self.storage, receipt.without_thumbnails())
 
     def _video_files(
@@ -207,15 +212,20 @@ class StoreWriter:
             content = chunk_content(block, rows_per_chunk=size, fill_value=fill)
             files[file] = content if clips else None
         if self.header.thumbnail_side:
-            files[thumbnails_name(index)] = self._thumbnails(clips)
+            thumbnails = {place: c.thumbnails for place, c in clips.items() if c.thumbnails}
+            files[pictures_name(THUMBNAILS_FOLDER, index)] = self._pictures(thumbnails, clips)
+        if FRAMES_JPEG in self.header.views:
+            pictures = {place: clip.frame_pictures for place, clip in clips.items()}
+            files[pictures_name(FRAMES_FOLDER, index)] = self._pictures(pictures, clips)
         return files
 
-    def _thumbnails(self, clips: Mapping[int, ClipFeatures]) -> _Content | None:
+    def _pictures(
+        self, pictures: Mapping[int, Sequence[bytes]], clips: Mapping[int, ClipFeatures]
+    ) -> _Content | None:
         """Of a shard; None where no row has any."""
-        pictures = {place: clip.thumbnails for place, clip in clips.items() if clip.thumbnails}
         assert all(len(pictures[place]) == clips[place].valid_T.sum() for place in pictures)
         size, frames = self.header.shard_size, self.header.sampling.num_frames
-        content = thumbnails_content(pictures, rows_per_shard=size, num_frames=frames)
+        content = pictures_content(pictures, rows_per_shard=size, num_frames=frames)
         return content if pictures else None
 
     def _commit(
@@ -314,7 +324,7 @@ def require_free(storage: Storage) -> None:
     Raises:
         StoreError: If something else is there.
     """
-    folders = {FEATURES_FOLDER, RECEIPTS_FOLDER, THUMBNAILS_FOLDER}
+    folders = {FEATURES_FOLDER, RECEIPTS_FOLDER, THUMBNAILS_FOLDER, FRAMES_FOLDER}
     ours = {FORECAST_FILE, VIDEOS_FILE, CAPTIONS_FILE} | folders
     with writing(storage.location):
         strange = sorted(set(storage.entries()) - ours)

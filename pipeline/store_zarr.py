@@ -32,7 +32,7 @@ from muse.pipeline.records import (
 from muse.pipeline.sealed_json import hash_of_json, unsealed
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
-from muse.pipeline.views import ArraySpec
+from muse.pipeline.views import FRAMES_JPEG, ArraySpec
 from muse.pipeline.window import Window
 
 VIDEOS_FILE = "videos.parquet"
@@ -252,9 +252,7 @@ class ZarrStore:
             pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Raises:
@@ -298,6 +296,15 @@ class ZarrStore:
             StoreError: If the file that holds them is damaged.
         """
         return (self._rows.thumbnails(row) or None) if self.has_features_N[row] else None
+
+    def read_frame_pictures(self, row: int) -> tuple[bytes, ...]:
+        """A JPEG file of each valid frame of a video; empty without the view ``frames:jpeg``.
+
+        Raises:
+            StoreError: If the video has no features, or the file that should hold them is gone.
+        """
+        self._require_features(row)
+        return self._rows.frame_pictures(row) if FRAMES_JPEG in self.header.views else ()
 
     def _require_features(self, row: int) -> None:
         if not self.has_features_N[row]:

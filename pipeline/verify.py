@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from muse.errors import StoreError
 from muse.pipeline.listing import ListedRows
+from muse.pipeline.picture_files import is_thumbnails
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt, current_receipt
 from muse.pipeline.records import VideoRef
@@ -17,7 +18,6 @@ from muse.pipeline.storage.files import Storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import CAPTIONS_FILE, VIDEOS_FILE, ZarrStore
-from muse.pipeline.thumbnails import is_thumbnails
 
 _READ_BYTES = 1 << 22
 

@@ -1,11 +1,14 @@
 """Views of a video: what is kept of it, each an array of its own with the same rows.
 
+``frames:jpeg`` alone is none: its files differ in length, and lie in `muse.pipeline.picture_files`.
 All views come from one decode and one forward pass: what an encoder gives are *raw maps*
-(``tokens``, ``unprojected``, ``block:k``), all else follows from ``tokens``. Knows nothing of how
-arrays lie on disk, and of encoders only their shapes. No torch: readers import this.
+(``tokens``, ``unprojected``, ``block:k``), what a decoder gives are the pixels of ``frames:…``, all
+else follows from ``tokens``. Knows nothing of how arrays lie on disk, and of encoders only their
+shapes. No torch: readers import this.
 """
 
-# Legend: T frames, K tokens a frame, D width of the joint space, W width before the projection.
+# Legend: T frames, K tokens a frame, D width of the joint space, W width before the projection,
+# S side of a kept frame.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ from muse.errors import EncoderError, UsageError
 from muse.pipeline.header import EncoderInfo
 
 FROM_TOKENS = ("tokens", "int8", "class", "pooled")
+FRAMES_JPEG = "frames:jpeg"
+FRAME_VIEWS = ("frames:uint8", FRAMES_JPEG)
+"""Pixels, for an encoder that is trained later; none comes from the encoder."""
 _BLOCK = "block:"
 INT8_MAX = 127  # -128 is left out, so that a token and its negative have the same error
 _FLOAT16_MAX = 65504.0
@@ -41,10 +47,10 @@ def parse_views(text: str) -> tuple[str, ...]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in _ORDER and not _is_block(name):
+        if name not in (*_ORDER, *FRAME_VIEWS) and not _is_block(name):
             raise UsageError(
-                f"view {name!r}: choose of {', '.join(_ORDER)} and {_BLOCK}K, the output of block "
-                "K counted from 1"
+                f"view {name!r}: choose of {', '.join((*_ORDER, *FRAME_VIEWS))} and {_BLOCK}K, the "
+                "output of block K counted from 1"
             )
     if not names or len(set(names)) < len(names):
         raise UsageError(f"views {text!r}: name at least one, and each once")
@@ -52,7 +58,7 @@ def parse_views(text: str) -> tuple[str, ...]:
 
 
 def arrays_of(views: Sequence[str], encoder: EncoderInfo, num_frames: int) -> tuple[ArraySpec, ...]:
-    """The arrays that hold some views.
+    """The arrays that hold some views; ``frames:jpeg`` is held by none.
 
     Args:
         views: Of `parse_views`.
@@ -71,30 +77,38 @@ def readable_views(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def map_of(view: str, encoder: EncoderInfo, num_frames: int) -> ArraySpec:
-    """What a reader gets of a video from one of `readable_views`: (T, K, D or W) float16.
+    """What a reader gets of a video from one of `readable_views`.
 
-    ``int8`` reads as ``tokens``, which it stands for.
+    (T, K, D or W) float16, where ``int8`` reads as ``tokens``, which it stands for; of
+    ``frames:…`` (T, S, S, 3) uint8 RGB.
 
     Raises:
         EncoderError: If the encoder has no such view.
     """
-    return _arrays_of_view("tokens" if view == "int8" else view, encoder, num_frames)[0]
+    stands_for = {"int8": "tokens", FRAMES_JPEG: "frames:uint8"}
+    return _arrays_of_view(stands_for.get(view, view), encoder, num_frames)[0]
 
 
 def encoded_views(views: Sequence[str]) -> tuple[str, ...]:
     """The raw maps that an encoder has to give for some views."""
     tokens = ("tokens",) if set(views) & set(FROM_TOKENS) else ()
-    return (*tokens, *(view for view in views if view not in FROM_TOKENS))
+    return (*tokens, *(view for view in views if view not in (*FROM_TOKENS, *FRAME_VIEWS)))
+
+
+def frame_views(views: Sequence[str]) -> tuple[str, ...]:
+    """Of some views, those that a decoder has to give."""
+    return tuple(view for view in views if view in FRAME_VIEWS)
 
 
 def arrays_of_clip(
-    views: Sequence[str], raw: Mapping[str, NDArray[np.float16]], valid_T: NDArray[np.bool_]
+    views: Sequence[str], raw: Mapping[str, NDArray[Any]], valid_T: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
     """One video's row of each array.
 
     Args:
         views: What is kept.
-        raw: (T, K, D or W) float16 of each of `encoded_views`, zeros where a frame is padding.
+        raw: (T, K, D or W) float16 of each of `encoded_views`, and (T, S, S, 3) uint8 of
+            ``frames:uint8``; zeros where a frame is padding.
         valid_T: (T,) True for a frame.
     """
     arrays: dict[str, NDArray[Any]] = {}
@@ -105,7 +119,7 @@ def arrays_of_clip(
             arrays["class_tokens"] = np.ascontiguousarray(raw["tokens"][:, 0])
         elif view == "pooled":
             arrays["pooled"] = mean_pooled(raw["tokens"][:, 0], valid_T)
-        else:
+        elif view != FRAMES_JPEG:
             arrays[array_name(view)] = raw[view]
     return arrays
 
@@ -192,6 +206,11 @@ def _arrays_of_view(view: str, encoder: EncoderInfo, num_frames: int) -> tuple[A
         return (ArraySpec(name="class_tokens", dtype="float16", shape=(num_frames, encoder.dim)),)
     if view == "pooled":
         return (ArraySpec(name="pooled", dtype="float32", shape=(encoder.dim,)),)
+    if view == FRAMES_JPEG:
+        return ()
+    if view == "frames:uint8":
+        side = encoder.preprocessing.kept_side
+        return (ArraySpec(name="frames", dtype="uint8", shape=(num_frames, side, side, 3)),)
     _require_transformer(view, encoder)
     shape = (*map_shape, encoder.width)
     return (ArraySpec(name=array_name(view), dtype="float16", shape=shape),)
@@ -218,9 +237,13 @@ def _is_block(view: str) -> bool:
 
 
 def array_name(view: str) -> str:
-    """The array that holds a map of `encoded_views`."""
+    """The array that holds a map of `encoded_views` or ``frames:uint8``."""
+    if view == "frames:uint8":
+        return "frames"
     return f"block_{block_number(view):02d}" if _is_block(view) else view
 
 
 def _place(view: str) -> tuple[int, int]:
+    if view in FRAME_VIEWS:
+        return (len(_ORDER) + 1, FRAME_VIEWS.index(view))
     return (len(_ORDER), block_number(view)) if _is_block(view) else (_ORDER.index(view), 0)

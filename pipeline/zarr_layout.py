@@ -15,7 +15,11 @@ from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import CAPTIONS_PER_SHARD
 from muse.pipeline.views import ArraySpec, arrays_of
 
-_AXES = {"class_tokens": ("frame", "dim"), "pooled": ("dim",)}
+_AXES = {
+    "class_tokens": ("frame", "dim"),
+    "pooled": ("dim",),
+    "frames": ("frame", "height", "width", "rgb"),
+}
 
 
 def array_metadata(header: StoreHeader) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
+from muse.pipeline.decoding.kept_frame import square_of, squares_as
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
 from muse.pipeline.decoding.thumbnail import thumbnail_of
@@ -44,6 +45,7 @@ def decode_clip(
     preprocessing: Preprocessing,
     max_duration_seconds: float | None = None,
     thumbnail_side: int = 0,
+    frame_views: tuple[str, ...] = (),
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -54,6 +56,7 @@ def decode_clip(
         preprocessing: The encoder's.
         max_duration_seconds: A longer video is refused before any of its frames is decoded.
         thumbnail_side: Pixels of the shorter edge of small pictures of them; 0 makes none.
+        frame_views: Of `muse.pipeline.views.FRAME_VIEWS`, which the clip then has too.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -61,7 +64,7 @@ def decode_clip(
     path = existing_file(video)
     timeline = read_timeline(path)
     require_at_most(max_duration_seconds, timeline, path)
-    settings = (sampling, preprocessing, thumbnail_side)
+    settings = (sampling, preprocessing, thumbnail_side, frame_views)
     try:
         return _sampled(video, path, timeline, *settings)
     except _LateStartError as late:
@@ -75,11 +78,13 @@ def _sampled(
     sampling: Sampling,
     preprocessing: Preprocessing,
     thumbnail_side: int,
+    frame_views: tuple[str, ...],
 ) -> Clip:
     wanted = frames_to_take(timeline, sampling, video.window, path=path)
     taken = set(wanted.tolist())
     frames: dict[int, NDArray[np.uint8]] = {}
     thumbnails: dict[int, bytes] = {}
+    squares: dict[int, NDArray[np.uint8]] = {}
     # Some come twice, where the first walk's time stamps prove false.
     for index, frame in _wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
         if index in taken:
@@ -87,11 +92,14 @@ def _sampled(
             frames[index] = crop_to_input(picture_HWC, preprocessing)
             if thumbnail_side:
                 thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
+            if frame_views:
+                squares[index] = square_of(picture_HWC, preprocessing)
     return Clip(
         video_id=video.video_id,
         frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
         pts_seconds_T=timeline.seconds[wanted],
         thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
+        **squares_as(frame_views, [squares[i] for i in wanted.tolist() if frame_views]),
     )
 
 

@@ -61,6 +61,8 @@ class DecodeTask:
     wants_sha256: bool = False
     thumbnail_side: int = 0
     """Pixels of the shorter edge of the thumbnails to be made; 0 makes none."""
+    frame_views: tuple[str, ...] = ()
+    """Views of frames that the clip shall have."""
     max_duration_seconds: float | None = None
     """`IsolatedDecoder` fills in its own limit."""
 
@@ -87,6 +89,7 @@ def _attempt(task: DecodeTask) -> Clip | Failure:
             preprocessing=task.preprocessing,
             max_duration_seconds=task.max_duration_seconds,
             thumbnail_side=task.thumbnail_side,
+            frame_views=task.frame_views,
         )
     except MemoryError:
         raise

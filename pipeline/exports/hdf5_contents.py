@@ -25,13 +25,23 @@ from muse.pipeline.records import (
     captions_of_columns,
     windows_of_columns,
 )
-from muse.pipeline.views import ArraySpec
+from muse.pipeline.views import FRAMES_JPEG, ArraySpec
 from muse.pipeline.window import Window
 
 LAYOUT_VERSION = 1
 FAILURE_FIELDS = ("video_id", "path", "stage", "reason", "message")
 ABSENT = -1
 """For a number of a row that has none: a place, a size, a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PicturePlaces:
+    """Where JPEG files lie in the file."""
+
+    starts_NT: NDArray[np.int64]
+    """Where each begins; (N, 0) in a store without such pictures."""
+    num_bytes_NT: NDArray[np.int64]
+    """Of each, 0 where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +66,9 @@ class Hdf5Contents:
     has_embedding_Q: NDArray[np.bool_]
     failures: list[Failure]
     failed_rows: NDArray[np.int64]
-    thumbnail_starts_NT: NDArray[np.int64]
-    """Where each JPEG file begins in the file; (N, 0) in a store without thumbnails."""
-    thumbnail_bytes_NT: NDArray[np.int64]
-    """Of each, 0 where there is none."""
+    thumbnails: PicturePlaces
+    frame_pictures: PicturePlaces
+    """Of the view ``frames:jpeg``."""
 
 
 def read_contents(file: Path) -> tuple[Hdf5Contents, int]:
@@ -133,7 +142,6 @@ def _contents(reader: _Reader) -> Hdf5Contents:
     specs = [dataclasses.replace(spec, shape=tuple(spec.shape)) for spec in specs]
     failed_rows, failures = _failures(reader, header.num_videos)
     times = (header.num_videos, header.sampling.num_frames)
-    starts_NT, num_bytes_NT = _thumbnails(reader, header)
     contents = Hdf5Contents(
         header=header,
         root_sha256=reader.attribute("root_sha256"),
@@ -151,12 +159,17 @@ def _contents(reader: _Reader) -> Hdf5Contents:
         has_embedding_Q=has_embedding_Q,
         failures=failures,
         failed_rows=failed_rows,
-        thumbnail_starts_NT=starts_NT,
-        thumbnail_bytes_NT=num_bytes_NT,
+        thumbnails=_pictures(reader, header, "thumbnails", header.thumbnail_side > 0),
+        frame_pictures=_pictures(reader, header, "frames", FRAMES_JPEG in header.views),
     )
     empty = np.flatnonzero(has_features_N & ~contents.valid_NT.any(axis=1))
     if len(empty):
         raise reader.broken(f"videos/valid has no frame of row {empty[0]}")
+    if FRAMES_JPEG in header.views:
+        has_picture_NT = contents.frame_pictures.num_bytes_NT > 0
+        lost = np.flatnonzero((has_picture_NT != contents.valid_NT).any(axis=1))
+        if len(lost):
+            raise reader.broken(f"frames/num_bytes has not the pictures of row {lost[0]}")
     return contents
 
 
@@ -198,22 +211,19 @@ def _embedding_place(
     return ABSENT if place is None else int(place)
 
 
-def _thumbnails(
-    reader: _Reader, header: StoreHeader
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each picture begins in the file, and its bytes."""
-    if not header.thumbnail_side:
+def _pictures(reader: _Reader, header: StoreHeader, group: str, is_there: bool) -> PicturePlaces:
+    if not is_there:
         none_N0 = np.empty((header.num_videos, 0), np.int64)
-        return none_N0, none_N0
+        return PicturePlaces(starts_NT=none_N0, num_bytes_NT=none_N0)
     shape = (header.num_videos, header.sampling.num_frames)
-    num_bytes_NT = reader.numbers("thumbnails/num_bytes", "int64", *shape)
-    dataset = reader.dataset("thumbnails/jpeg", int(num_bytes_NT.sum()))
+    num_bytes_NT = reader.numbers(f"{group}/num_bytes", "int64", *shape)
+    dataset = reader.dataset(f"{group}/jpeg", int(num_bytes_NT.sum()))
     _require_plain(reader, dataset, "uint8", chunks=None)
     place = dataset.id.get_offset()  # None where there is nothing
     if place is None and num_bytes_NT.any():
-        raise reader.broken("thumbnails/jpeg has no pictures")
+        raise reader.broken(f"{group}/jpeg has no pictures")
     ends = (place or 0) + np.cumsum(num_bytes_NT).reshape(shape)
-    return ends - num_bytes_NT, num_bytes_NT
+    return PicturePlaces(starts_NT=ends - num_bytes_NT, num_bytes_NT=num_bytes_NT)
 
 
 def _require_plain(

@@ -19,7 +19,7 @@ from muse.pipeline.exports.new_file import new_file
 from muse.pipeline.exports.patient_file import PatientFile
 from muse.pipeline.records import caption_columns, window_columns
 from muse.pipeline.store import RawStore
-from muse.pipeline.views import ArraySpec
+from muse.pipeline.views import FRAMES_JPEG, ArraySpec
 
 _LIBRARY = ("v110", "v110")  # readable since HDF5 1.10; the same bytes whichever version writes
 _CAPTIONS_AT_ONCE = 4096  # 4 MB of float16 at D = 512
@@ -55,7 +55,11 @@ def write_hdf5(
                 disk.check()
                 on_progress(done, total)
             if store.header.thumbnail_side:
-                _write_thumbnails(content, store)
+                _write_pictures(
+                    content, "thumbnails", store, lambda row: store.read_thumbnails(row) or ()
+                )
+            if FRAMES_JPEG in store.header.views:
+                _write_pictures(content, "frames", store, store.read_frame_pictures)
         disk.check()
 
 
@@ -139,21 +143,24 @@ def _write_videos(content: Any, store: RawStore) -> Iterator[tuple[int, int]]:
     _write_texts(content, "videos/source_sha256", hashes)
 
 
-def _write_thumbnails(content: Any, store: RawStore) -> None:
+def _write_pictures(
+    content: Any, group: str, store: RawStore, read: Callable[[int], Sequence[bytes]]
+) -> None:
     """The bytes of each picture, and all pictures one after another."""
     num_bytes_NT = np.zeros((len(store.video_ids), store.header.sampling.num_frames), "<u4")
+    rows = np.flatnonzero(store.has_features_N).tolist()
     # All pictures are read twice: a dataset whose size is not known before is in pieces.
-    for row, sizes_T in enumerate(num_bytes_NT):
-        found = [len(picture) for picture in store.read_thumbnails(row) or ()]
-        sizes_T[: len(found)] = found
-    content.create_group("thumbnails")
-    content["thumbnails/num_bytes"] = num_bytes_NT
+    for row in rows:
+        found = [len(picture) for picture in read(row)]
+        num_bytes_NT[row, : len(found)] = found
+    content.create_group(group)
+    content[f"{group}/num_bytes"] = num_bytes_NT
     ends = np.cumsum(num_bytes_NT.sum(axis=1, dtype=np.int64)).tolist()
-    pictures = content.create_dataset("thumbnails/jpeg", (ends[-1] if ends else 0,), "u1")
-    for row, end in enumerate(ends):
-        joined = np.frombuffer(b"".join(store.read_thumbnails(row) or ()), np.uint8)
+    pictures = content.create_dataset(f"{group}/jpeg", (ends[-1] if ends else 0,), "u1")
+    for row in rows:
+        joined = np.frombuffer(b"".join(read(row)), np.uint8)
         if len(joined):
-            pictures[end - len(joined) : end] = joined
+            pictures[ends[row] - len(joined) : ends[row]] = joined
 
 
 def _create_array(content: Any, spec: ArraySpec, num_videos: int) -> Any:

@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muse.errors import StoreError
-from muse.pipeline.exports.hdf5_contents import Hdf5Contents, broken_file, read_contents
+from muse.pipeline.exports.hdf5_contents import (
+    Hdf5Contents,
+    PicturePlaces,
+    broken_file,
+    read_contents,
+)
+from muse.pipeline.frame_pictures import decode_pictures
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.store import StoreCounts, counts_of, token_view_of
-from muse.pipeline.views import array_name, dequantise
+from muse.pipeline.views import FRAMES_JPEG, array_name, dequantise, map_of
 from muse.pipeline.window import Window
 
 _ALL_CAPTIONS_FROM = 16  # one in so many wanted: then all are read at once
@@ -89,9 +95,7 @@ class Hdf5Store:
             pts_seconds_T=self._contents.pts_seconds_NT[row],
         )
 
-    def read_clips_into(
-        self, rows: Sequence[int], tokens_NTKD: NDArray[np.float16]
-    ) -> NDArray[np.bool_]:
+    def read_clips_into(self, rows: Sequence[int], tokens_NTKD: NDArray[Any]) -> NDArray[np.bool_]:
         """The tokens of some videos into an array, and (N, T) True for a frame.
 
         Raises:
@@ -99,7 +103,7 @@ class Hdf5Store:
         """
         for row, tokens_TKD in zip(rows, tokens_NTKD, strict=True):
             self._require_features(row)
-            if self.token_view in ("", "int8"):
+            if self.token_view in ("", "int8", FRAMES_JPEG):
                 tokens_TKD[...] = self._tokens(row)
             else:
                 name = array_name(self.token_view)
@@ -120,6 +124,7 @@ class Hdf5Store:
             pts_seconds_T=self._contents.pts_seconds_NT[row],
             source=self._contents.sources[row],
             thumbnails=self.read_thumbnails(row) or (),
+            frame_pictures=self.read_frame_pictures(row),
         )
 
     def read_caption_embeddings(self, rows: NDArray[np.intp]) -> NDArray[np.float16]:
@@ -146,18 +151,30 @@ class Hdf5Store:
         Raises:
             StoreError: If the file is cut short.
         """
-        starts_T = self._contents.thumbnail_starts_NT[row].tolist()
-        sizes_T = self._contents.thumbnail_bytes_NT[row].tolist()
-        places = [(at, size) for at, size in zip(starts_T, sizes_T, strict=True) if size]
-        pictures = (self._read((size,), "uint8", at).tobytes() for at, size in places)
-        return tuple(pictures) or None
+        return self._pictures(self._contents.thumbnails, row) or None
+
+    def read_frame_pictures(self, row: int) -> tuple[bytes, ...]:
+        """A JPEG file of each valid frame of a video; empty without the view ``frames:jpeg``.
+
+        Raises:
+            StoreError: If the video has no features, or the file is cut short.
+        """
+        self._require_features(row)
+        return self._pictures(self._contents.frame_pictures, row)
+
+    def _pictures(self, places: PicturePlaces, row: int) -> tuple[bytes, ...]:
+        starts_T, sizes_T = places.starts_NT[row].tolist(), places.num_bytes_NT[row].tolist()
+        ends = [(at, size) for at, size in zip(starts_T, sizes_T, strict=True) if size]
+        return tuple(self._read((size,), "uint8", at).tobytes() for at, size in ends)
 
     def _embeddings(self, first: int, num_rows: int) -> NDArray[np.float16]:
         dim = self.header.encoder.dim
         place = self._contents.embedding_place + first * dim * 2  # bytes of a float16
         return self._read((num_rows, dim), "float16", place)
 
-    def _tokens(self, row: int) -> NDArray[np.float16]:
+    def _tokens(self, row: int) -> NDArray[Any]:
+        if self.token_view == FRAMES_JPEG:
+            return self._decoded(row)
         if self.token_view not in ("", "int8"):
             return self._row(array_name(self.token_view), row)
         if self.token_view == "int8":
@@ -166,6 +183,16 @@ class Hdf5Store:
             f"{self.location}: no tokens in it, only the views {', '.join(self.header.views)}. "
             "A head needs --views tokens or int8 at extraction."
         )
+
+    def _decoded(self, row: int) -> NDArray[np.uint8]:
+        """(T, S, S, 3) of a video's pictures."""
+        spec = map_of(FRAMES_JPEG, self.header.encoder, self.header.sampling.num_frames)
+        frames_TSSC = np.empty(spec.shape, spec.dtype)
+        try:
+            decode_pictures(self.read_frame_pictures(row), frames_TSSC)
+        except ValueError as error:
+            raise broken_file(self.location, f"row {row}: {error}") from error
+        return frames_TSSC
 
     def _require_features(self, row: int) -> None:
         if not self.has_features_N[row]:

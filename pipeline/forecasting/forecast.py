@@ -8,7 +8,7 @@ measurements for the interval. Bytes are exact if every present file decodes.
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -19,11 +19,13 @@ from muse.pipeline.forecasting.probe import Probe, probe_run
 from muse.pipeline.forecasting.record import INTERVAL, Forecast, Stage, wilson_interval
 from muse.pipeline.forecasting.run_model import Pace, ShardWork, run_seconds, without_stage
 from muse.pipeline.forecasting.store_size import (
+    THUMBNAIL_BYTES,
     StoreShape,
+    frame_picture_bytes,
     other_bytes,
+    picture_bytes,
     require_space,
     store_bytes,
-    thumbnail_bytes,
 )
 from muse.pipeline.forecasting.wording import binding_sentence
 from muse.pipeline.header import EncoderInfo, require_same_encoder
@@ -33,6 +35,7 @@ from muse.pipeline.redo import reopened_receipts
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.storage.files import open_storage
 from muse.pipeline.store_writer import require_free
+from muse.pipeline.views import FRAMES_JPEG, frame_views
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -158,6 +161,7 @@ def forecast_of(
         row_bytes=sum(shape.row_bytes.values()),
         table_bytes=other_bytes(work.videos, work.captions),
         thumbnail_bytes=_thumbnail_bytes(config, work, probe),
+        frame_bytes=_frame_bytes(config, work, probe),
         decode_core_hours=times.decode_seconds * (probe.decode_cpu_share or 1.0) / 3600,
         encode_hours=encode_seconds / 3600,
         encode_device=probe.device,
@@ -191,16 +195,31 @@ def shape_of(config: "ExtractConfig", encoder: EncoderInfo) -> StoreShape:
 
 
 def _thumbnail_bytes(config: "ExtractConfig", work: PendingWork, probe: Probe) -> int:
-    """As many a video as the sample's decoded videos have."""
-    sizes = [sample.thumbnail_bytes for sample in probe.samples if not sample.has_failed]
     if not config.thumbnails:
         return 0
+    sizes = [sample.thumbnail_bytes for sample in probe.samples if not sample.has_failed]
+    return _picture_bytes(config, work, sizes, usual=THUMBNAIL_BYTES)
+
+
+def _frame_bytes(config: "ExtractConfig", work: PendingWork, probe: Probe) -> int:
+    if FRAMES_JPEG not in config.views:
+        return 0
+    sizes = [sample.frame_bytes for sample in probe.samples if not sample.has_failed]
+    usual = frame_picture_bytes(probe.encoder.preprocessing.kept_side)
+    return _picture_bytes(config, work, sizes, usual=usual)
+
+
+def _picture_bytes(
+    config: "ExtractConfig", work: PendingWork, sizes: Sequence[int], *, usual: int
+) -> int:
+    """As many a video as the sample's decoded videos have; without any, the usual ones a frame."""
     num_frames = config.sampling.num_frames
-    shape = {"num_frames": num_frames, "shard_size": config.shard_size}
-    if not sizes:
-        return thumbnail_bytes(work.videos, **shape)
-    mean = statistics.mean(sizes)
-    return thumbnail_bytes(work.videos, **shape, frame_bytes=mean / num_frames)
+    return picture_bytes(
+        work.videos,
+        num_frames=num_frames,
+        shard_size=config.shard_size,
+        frame_bytes=statistics.mean(sizes) / num_frames if sizes else usual,
+    )
 
 
 def free_bytes_at(out: Path | str) -> int | None:
@@ -294,8 +313,9 @@ def _failures(share: float, num_sampled: int, num_present: int) -> tuple[float, 
 
 def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape) -> int:
     """Decoders, the encoder's process with one shard's features, and two shards of clips."""
-    size = probe.encoder.preprocessing.size
-    clip_bytes = config.sampling.num_frames * size * size * 3
+    crop = probe.encoder.preprocessing
+    sides = [crop.size, *(crop.kept_side for _ in frame_views(config.views))]  # JPEG's are less
+    clip_bytes = config.sampling.num_frames * sum(side * side * 3 for side in sides)
     clips = 2 * config.shard_size * clip_bytes
     rows = config.shard_size * sum(shape.row_bytes.values())
     decoders = probe.num_decoders * probe.decoder_peak_bytes

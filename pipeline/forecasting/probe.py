@@ -28,6 +28,7 @@ from muse.pipeline.plan import VideoShard
 from muse.pipeline.records import Caption, Clip
 from muse.pipeline.schedule import available_cpus
 from muse.pipeline.shards import ShardEncoder
+from muse.pipeline.views import frame_views
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -115,6 +116,7 @@ def probe_run(
         preprocessing=encoder.info().preprocessing,
         num_clips_kept=config.batch_videos,
         thumbnail_side=config.thumbnail_side,
+        frame_views=frame_views(config.views),
     )
     with pool, scratch_store(config, encoder, captions) as store:
         start_seconds = time.perf_counter() - started + pool.start()
@@ -235,8 +237,13 @@ def _ray_seconds(
         num_threads=available_cpus(),
     )
     refs = tuple(video.video for video in videos[: config.batch_videos])
-    side = config.thumbnail_side
-    shard = VideoShard(index=0, first_row=0, videos=refs, thumbnail_side=side)
+    shard = VideoShard(
+        index=0,
+        first_row=0,
+        videos=refs,
+        thumbnail_side=config.thumbnail_side,
+        frame_views=frame_views(config.views),
+    )
     started = time.perf_counter()
     engine = RayEngine(setting, config.workers, address=config.ray_address)
     try:

@@ -46,6 +46,8 @@ class DecodeSample:
     has_failed: bool
     thumbnail_bytes: int = 0
     """Of all its thumbnails."""
+    frame_bytes: int = 0
+    """Of all its JPEG files of ``frames:jpeg``."""
 
 
 def sized(video: VideoRef) -> SizedVideo:
@@ -92,11 +94,13 @@ class DecoderPool:
         preprocessing: Preprocessing,
         num_clips_kept: int,
         thumbnail_side: int = 0,
+        frame_views: tuple[str, ...] = (),
     ) -> None:
         self._decoders = [IsolatedDecoder(limits) for _ in range(num_decoders)]
         self._threads = ThreadPoolExecutor(num_decoders)
         self._sampling, self._preprocessing = sampling, preprocessing
-        self._num_clips_kept, self._thumbnail_side = num_clips_kept, thumbnail_side
+        self._num_clips_kept = num_clips_kept
+        self._thumbnail_side, self._frame_views = thumbnail_side, frame_views
         self.clips: list[Clip] = []
         """Some of those that were decoded."""
 
@@ -145,6 +149,7 @@ class DecoderPool:
                     num_frames=len(clip.frames_THWC) if isinstance(clip, Clip) else 0,
                     has_failed=not isinstance(clip, Clip),
                     thumbnail_bytes=sum(map(len, clip.thumbnails)) if isinstance(clip, Clip) else 0,
+                    frame_bytes=sum(map(len, clip.frame_pictures)) if isinstance(clip, Clip) else 0,
                 )
             )
         return samples
@@ -155,6 +160,7 @@ class DecoderPool:
             sampling=self._sampling,
             preprocessing=self._preprocessing,
             thumbnail_side=self._thumbnail_side,
+            frame_views=self._frame_views,
         )
 
 

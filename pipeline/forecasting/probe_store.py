@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from muse.pipeline.forecasting.store_size import THUMBNAIL_BYTES
+from muse.pipeline.decoding.kept_frame import squares_as
+from muse.pipeline.forecasting.store_size import THUMBNAIL_BYTES, frame_picture_bytes
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
@@ -24,7 +25,7 @@ from muse.pipeline.records import Caption, Clip, ClipFeatures, VideoRef
 from muse.pipeline.shards import TEXTS_PER_BATCH, ShardEncoder
 from muse.pipeline.storage.files import LocalStorage, open_storage
 from muse.pipeline.store_writer import StoreWriter
-from muse.pipeline.views import arrays_of
+from muse.pipeline.views import FRAMES_JPEG, arrays_of, frame_views
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
@@ -123,17 +124,20 @@ def _scratch_rows(num_videos: int, captions: Sequence[Caption]) -> ListedRows:
 
 def _blank_clip(header: StoreHeader) -> Clip:
     """Where no video of the sample decodes."""
-    size, frames = header.encoder.preprocessing.size, header.sampling.num_frames
+    shape, frames = header.encoder.preprocessing, header.sampling.num_frames
+    squares = [np.zeros((shape.kept_side, shape.kept_side, 3), np.uint8)] * frames
     return Clip(
         video_id="probe",
-        frames_THWC=np.zeros((frames, size, size, 3), np.uint8),
+        frames_THWC=np.zeros((frames, shape.size, shape.size, 3), np.uint8),
         pts_seconds_T=np.arange(frames, dtype=np.float64),
+        **squares_as(frame_views(header.views), squares),
     )
 
 
 def _features(header: StoreHeader, video: VideoRef) -> ClipFeatures:
     """Values that nobody compresses: the bytes of a row are those of any other."""
-    frames = header.sampling.num_frames
+    frames, side = header.sampling.num_frames, header.encoder.preprocessing.kept_side
+    picture = bytes(frame_picture_bytes(side))
     arrays = {
         spec.name: np.full(spec.shape, 1, spec.dtype)
         for spec in arrays_of(header.views, header.encoder, frames)
@@ -144,4 +148,5 @@ def _features(header: StoreHeader, video: VideoRef) -> ClipFeatures:
         valid_T=np.ones(frames, np.bool_),
         pts_seconds_T=np.arange(frames, dtype=np.float64),
         thumbnails=(bytes(THUMBNAIL_BYTES),) * frames if header.thumbnail_side else (),
+        frame_pictures=(picture,) * frames if FRAMES_JPEG in header.views else (),
     )

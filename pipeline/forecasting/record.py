@@ -43,6 +43,8 @@ class Forecast:
     """About what tables and receipts take beside them."""
     thumbnail_bytes: int = 0
     """About what thumbnails take, if they are as those of the sample; 0 without any."""
+    frame_bytes: int = 0
+    """Likewise of the JPEG files of the view ``frames:jpeg``."""
     decode_core_hours: float
     encode_hours: float
     """GPU-hours, or core-hours on the CPU; captions included."""
@@ -78,7 +80,7 @@ class Forecast:
     @property
     def needed_bytes(self) -> int:
         """That the disk must hold."""
-        return self.output_bytes + self.table_bytes + self.thumbnail_bytes
+        return self.output_bytes + self.table_bytes + self.thumbnail_bytes + self.frame_bytes
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``forecast.json``."""

@@ -65,6 +65,13 @@ def test_thumbnails_are_told_where_there_are_any(
     assert "of tables and receipts, 46.0 MB of thumbnails" in capsys.readouterr().out
 
 
+def test_pictures_of_frames_are_told_where_there_are_any(
+    forecast: Forecast, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_forecast(dataclasses.replace(forecast, frame_bytes=2_800_000_000), as_json=False)
+    assert "of tables and receipts, 2.8 GB of frames" in capsys.readouterr().out
+
+
 def test_a_busy_machine_is_remarked_on(
     forecast: Forecast, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoding.decoder import DecodeTask
+from muse.pipeline.decoding.kept_frame import squares_as
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, Failure, Listing
@@ -148,11 +149,13 @@ def clip_of_word(task: DecodeTask) -> Clip | Failure:
             message=f"{video.video_id}: {word}",
         )
     assert video.path is not None
-    size = task.preprocessing.size
+    size, side = task.preprocessing.size, task.preprocessing.kept_side
+    squares = np.full((2, side, side, 3), int(word), dtype=np.uint8)
     return Clip(
         video_id=video.video_id,
         frames_THWC=np.full((2, size, size, 3), int(word), dtype=np.uint8),
         pts_seconds_T=np.array([0.0, 0.5]),
         source=source_of(video.path, wants_sha256=task.wants_sha256),
         thumbnails=pictures_of_word(word) if task.thumbnail_side else (),
+        **squares_as(task.frame_views, squares),
     )

@@ -127,6 +127,25 @@ def test_thumbnails_take_about_what_those_of_the_sample_say(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("run_here")
+def test_pictures_of_frames_take_about_what_those_of_the_sample_say(
+    rows: ListedRows, video_folder: Path, tmp_path: Path
+) -> None:
+    views = ("tokens", "frames:uint8", "frames:jpeg")
+    config = dataclasses.replace(config_for(tmp_path / "store"), views=views)
+    work = PendingWork.of(rows, None, shard_size=config.shard_size)
+    forecast = make_forecast(config, work)
+    extract(config, list_folder(video_folder, tmp_path / "captions.csv"))
+    written = sum(file.stat().st_size for file in (tmp_path / "store/frames").iterdir())
+    assert written < forecast.frame_bytes < 1.25 * written
+    # Of six files one is text; 36 x 36 pixels are kept where the encoder sees 32 x 32.
+    arrays = tmp_path / "store/features.zarr/frames/c"
+    written = sum(file.stat().st_size for file in arrays.rglob("*") if file.is_file())
+    row_bytes = config.sampling.num_frames * 36 * 36 * 3
+    assert forecast.array_bytes["frames"] - row_bytes == written
+
+
 @pytest.mark.usefixtures("run_here")
 def test_a_probe_leaves_nothing_behind(rows: ListedRows, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))

@@ -44,6 +44,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
         table: str = "video,caption\na,a song\ngone,a dog\nf,a cat\n",
         text_length: int | None = None,
         thumbnails: bool = False,
+        views: tuple[str, ...] = ("tokens",),
     ) -> ExtractSummary:
         captions = tmp_path / "captions.csv"
         captions.write_text(table, encoding="utf-8")
@@ -54,6 +55,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
             sampling=Sampling(num_frames=2),
             text_length=text_length,
             thumbnails=thumbnails,
+            views=views,
             shard_size=3,
             batch_videos=2,
             workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
@@ -70,12 +72,14 @@ def test_both_engines_write_the_same_bytes(
     same_store: Callable[[Path, Path], bool],
     bytes_of: Callable[[Path], dict[str, bytes]],
 ) -> None:
-    run(video_folder, name="ray", engine="ray", thumbnails=True)
-    run(video_folder, name="local", engine="local", thumbnails=True)
+    views = ("tokens", "frames:uint8", "frames:jpeg")
+    run(video_folder, name="ray", engine="ray", thumbnails=True, views=views)
+    run(video_folder, name="local", engine="local", thumbnails=True, views=views)
     assert same_store(tmp_path / "ray", tmp_path / "local")
-    pictures = [bytes_of(tmp_path / name / "thumbnails") for name in ("ray", "local")]
-    assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 2  # the third shard has a missing video alone
+    for kind in ("thumbnails", "frames"):
+        pictures = [bytes_of(tmp_path / name / kind) for name in ("ray", "local")]
+        assert pictures[0] == pictures[1]
+        assert len(pictures[0]) == 2  # the third shard has a missing video alone
 
 
 WINDOWS = """\

@@ -21,6 +21,7 @@ from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.exports.hdf5_writer import write_hdf5
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Preprocessing, Sampling
+from muse.pipeline.picture_files import THUMBNAILS_FOLDER, PictureFiles, pictures_content
 from muse.pipeline.records import ClipFeatures, Failure, VideoRef
 from muse.pipeline.redo import RedoRules
 from muse.pipeline.schedule import Workers
@@ -28,7 +29,6 @@ from muse.pipeline.storage.files import LocalStorage
 from muse.pipeline.store import open_raw_store
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
-from muse.pipeline.thumbnails import ThumbnailFiles, thumbnails_content
 from muse.pipeline.verify import Repair, repair, verify
 
 FIRST_FILE = "thumbnails/videos-000000.jpegs"
@@ -86,22 +86,22 @@ PICTURES = {0: (b"abc", b"d"), 2: (b"efgh",), 3: (b"i", b"jk", b"lmn")}
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> ThumbnailFiles:
+def files(tmp_path: Path) -> PictureFiles:
     """Of a store with four rows a shard and three frames a row; the second shard has a file."""
     storage = LocalStorage(tmp_path)
-    content = thumbnails_content(PICTURES, rows_per_shard=4, num_frames=3)
+    content = pictures_content(PICTURES, rows_per_shard=4, num_frames=3)
     storage.write("thumbnails/videos-000001.jpegs", content)
-    return ThumbnailFiles(storage, shard_size=4, num_frames=3)
+    return PictureFiles(storage, THUMBNAILS_FOLDER, shard_size=4, num_frames=3)
 
 
-def test_a_row_has_the_pictures_that_were_written(files: ThumbnailFiles) -> None:
+def test_a_row_has_the_pictures_that_were_written(files: PictureFiles) -> None:
     assert [files.read(4 + place) for place in range(4)] == [
         PICTURES.get(place, ()) for place in range(4)
     ]
     assert files.read(0) == ()  # of a shard without a file
 
 
-def test_a_stranger_reads_the_file_by_its_end(files: ThumbnailFiles, tmp_path: Path) -> None:
+def test_a_stranger_reads_the_file_by_its_end(files: PictureFiles, tmp_path: Path) -> None:
     content = (tmp_path / "thumbnails/videos-000001.jpegs").read_bytes()
     lengths = np.frombuffer(content[-4 * 3 * 4 :], "<u4").reshape(4, 3)
     assert lengths.tolist() == [[3, 1, 0], [0, 0, 0], [4, 0, 0], [1, 2, 3]]
@@ -110,7 +110,7 @@ def test_a_stranger_reads_the_file_by_its_end(files: ThumbnailFiles, tmp_path: P
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 40, 48, 61])
 def test_a_file_that_is_cut_short_is_refused(
-    files: ThumbnailFiles, tmp_path: Path, num_bytes: int
+    files: PictureFiles, tmp_path: Path, num_bytes: int
 ) -> None:
     file = tmp_path / "thumbnails/videos-000001.jpegs"
     file.write_bytes(file.read_bytes()[:num_bytes])
@@ -119,7 +119,7 @@ def test_a_file_that_is_cut_short_is_refused(
 
 
 def test_a_file_that_is_written_again_during_a_read_is_read_again(
-    files: ThumbnailFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: PictureFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is at another place then, with the same bytes."""
     read_into = LocalStorage.read_into
@@ -128,7 +128,7 @@ def test_a_file_that_is_written_again_during_a_read_is_read_again(
         monkeypatch.setattr(LocalStorage, "read_into", read_into)
         num_read = read_into(storage, name, buffer, offset=offset)
         more = {**PICTURES, 1: (b"a row before it",)}
-        storage.write(name, thumbnails_content(more, rows_per_shard=4, num_frames=3))
+        storage.write(name, pictures_content(more, rows_per_shard=4, num_frames=3))
         return num_read
 
     monkeypatch.setattr(LocalStorage, "read_into", after_a_run)

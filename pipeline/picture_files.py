@@ -1,4 +1,4 @@
-"""Thumbnails in a store: of each shard of videos one file of small pictures, for people.
+"""Pictures in a store, thumbnails or frames: of each shard of videos one file of each kind.
 
 The pictures lie one after another, rows in order and frames in order; at the end of the file is
 how many bytes each has. A row is read without the rest of its file. Knows nothing of what a picture
@@ -14,12 +14,15 @@ from muse.errors import StoreError
 from muse.pipeline.storage.files import Storage
 
 THUMBNAILS_FOLDER = "thumbnails"
+"""Small pictures, for people: a store does without them where they are damaged."""
+FRAMES_FOLDER = "frames"
+"""The view ``frames:jpeg``: features like any other."""
 _LENGTH = np.dtype("<u4")  # bytes of one picture; 0 where there is none
 
 
-def thumbnails_name(index: int) -> str:
-    """The name of the file with the thumbnails of a shard of videos."""
-    return f"{THUMBNAILS_FOLDER}/videos-{index:06d}.jpegs"
+def pictures_name(folder: str, index: int) -> str:
+    """The name of the file with one kind of pictures of a shard of videos."""
+    return f"{folder}/videos-{index:06d}.jpegs"
 
 
 def is_thumbnails(name: str) -> bool:
@@ -27,7 +30,7 @@ def is_thumbnails(name: str) -> bool:
     return name.startswith(f"{THUMBNAILS_FOLDER}/")
 
 
-def thumbnails_content(
+def pictures_content(
     pictures: Mapping[int, Sequence[bytes]], *, rows_per_shard: int, num_frames: int
 ) -> list[bytes]:
     """A shard's file in pieces: its pictures in order, then the bytes of each.
@@ -50,17 +53,18 @@ def index_bytes(rows_per_shard: int, num_frames: int) -> int:
     return rows_per_shard * num_frames * _LENGTH.itemsize
 
 
-class ThumbnailFiles:
-    """The thumbnails of a store, by row.
+class PictureFiles:
+    """One kind of pictures of a store, by row.
 
     Args:
         storage: The store's files.
+        folder: `THUMBNAILS_FOLDER` or `FRAMES_FOLDER`.
         shard_size: S, rows a file.
         num_frames: T, the most frames a row can have.
     """
 
-    def __init__(self, storage: Storage, *, shard_size: int, num_frames: int) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, folder: str, *, shard_size: int, num_frames: int) -> None:
+        self._storage, self._folder = storage, folder
         self._shard_size, self._num_frames = shard_size, num_frames
 
     def read(self, row: int) -> tuple[bytes, ...]:
@@ -70,7 +74,7 @@ class ThumbnailFiles:
             StoreError: If the row's file is cut short or can't be read.
         """
         index, place = divmod(row, self._shard_size)
-        name = thumbnails_name(index)
+        name = pictures_name(self._folder, index)
         while (identity := self._storage.identity(name)) is not None:
             try:
                 pictures = self._read(name, place)
@@ -114,8 +118,14 @@ class ThumbnailFiles:
             raise self._damaged(name, "damaged or cut short")
         return bytes(buffer)
 
+    def damaged(self, row: int, words: str) -> StoreError:
+        """The error for a row whose pictures are not what was written."""
+        return self._damaged(pictures_name(self._folder, row // self._shard_size), words)
+
     def _damaged(self, name: str, words: str) -> StoreError:
+        advice = "and then `muse extract` write its shard again"
+        if self._folder == THUMBNAILS_FOLDER:
+            advice = "gives these thumbnails up, and keeps the features"
         return StoreError(
-            f"{self._storage.location}/{name}: {words}. `muse store verify --repair` gives these "
-            "thumbnails up, and keeps the features."
+            f"{self._storage.location}/{name}: {words}. `muse store verify --repair` {advice}."
         )
