@@ -8,6 +8,7 @@ every worker at the same place; with one worker none of them does anything. Know
 # Legend: V videos of a batch, P videos of a worker's part, D width, N elements of a gradient.
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -106,10 +107,20 @@ class ProcessGroup:
         names = [name for name in states if name.startswith(prefix)]
         return {name.removeprefix(prefix): states[name] for name in names}
 
-    def barrier(self) -> None:
-        """Waits until every worker is here."""
-        if self.size > 1:
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Worker 0 does what is inside before the others, who find what it has made."""
+        if not self.is_first:
             torch.distributed.barrier()
+        yield
+        if self.is_first and self.size > 1:
+            torch.distributed.barrier()
+
+    def draw_apart(self, *, seed: int, step: int) -> None:
+        """Seeds each worker but the first on its own, after equal initial weights were drawn."""
+        if not self.is_first:
+            (own,) = np.random.SeedSequence([seed, self.rank, step]).generate_state(1, np.uint64)
+            torch.manual_seed(int(own))
 
 
 ALONE = ProcessGroup.alone()

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,12 @@ from muse.head.checkpoint import RunConfig, open_run
 from muse.head.data import HeadBatch, SplitSelection
 from muse.head.determinism import deterministic_algorithms
 from muse.head.devices import Precision, resolve_device, resolve_precision
-from muse.head.epoch_order import PairOrder
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.pyramid import cells_per_scale
 from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
@@ -100,6 +100,7 @@ def train(
     command: Sequence[str] = (),
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_epoch: Callable[[SelectionRecord], None] = lambda record: None,
+    group: ProcessGroup = ALONE,
 ) -> TrainSummary:
     """Trains a head into a run folder; the same call goes on with a run that was cut short.
 
@@ -114,6 +115,8 @@ def train(
         command: Written beside the weights.
         on_step: Called after each step.
         on_epoch: Called after each epoch that was measured, with all that was measured so far.
+        group: Of several workers each makes this call, on a folder that all of them see; worker 0
+            writes its files and calls back.
 
     Raises:
         ManifestError: If a split has no usable pair.
@@ -127,22 +130,23 @@ def train(
     scan = resolve_scan(config, device)
     head = head or paper_head(store.header)
     _require_scales(head, store)
-    open_run(
-        run,
-        RunConfig(
-            head=head,
-            train=dataclasses.asdict(config),
-            store=store.header,
-            view=store.token_view,
-            root_sha256=store.root_sha256,
-            timestamps_sha256=store.timestamps_sha256,
-            num_videos=len(pairs.trained_on.video_rows_V),
-            num_captions=len(pairs.trained_on.caption_rows_Q),
-            ran_on={"device": str(device), "precision": precision, "scan": scan},
-            command=tuple(command),
-        ),
-        store,
-    )
+    with group.first_before_others():
+        open_run(
+            run,
+            RunConfig(
+                head=head,
+                train=dataclasses.asdict(config),
+                store=store.header,
+                view=store.token_view,
+                root_sha256=store.root_sha256,
+                timestamps_sha256=store.timestamps_sha256,
+                num_videos=len(pairs.trained_on.video_rows_V),
+                num_captions=len(pairs.trained_on.caption_rows_Q),
+                ran_on={"device": str(device), "precision": precision, "scan": scan},
+                command=tuple(command),
+            ),
+            store,
+        )
     state = read_state(run)
     order = pair_order(store, config)
     plan = plan_steps(pairs.trained_on, order, epochs=config.epochs, accumulate=config.accumulate)
@@ -168,32 +172,54 @@ def train(
         _errors_of(run, config, device),
     ):
         torch.manual_seed(config.seed)
-        learner = _new_learner(head, config, device, precision, scan, num_steps=len(plan))
-        selector = ModelSelector(store, pairs.measured_on, learner.head, held_out=config.hold_out)
+        learner = _new_learner(head, config, device, precision, scan, group, num_steps=len(plan))
+        selector = ModelSelector(
+            store, pairs.measured_on, learner.head, held_out=config.hold_out, group=group
+        )
+        group.draw_apart(seed=config.seed, step=summary.first_step)
         if state:
-            _go_on(run, state, learner, selector)
+            _go_on(run, state, learner, selector, group)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
-        read = partial(_read_batches, store, pairs.trained_on, order, device=device)
-        with RunLog(run, first_step=learner.step) as log:
+        read = partial(
+            read_pair_batches,
+            store,
+            pairs.trained_on,
+            device=device,
+            window_shards=order.window_shards if order.shuffle == "shards" else None,
+            group=group,
+        )
+        log_file = RunLog(run, first_step=learner.step) if group.is_first else nullcontext()
+        with log_file as log:
             for report, ends_epoch in _steps(learner, plan, read):
-                log.add(dataclasses.asdict(report))
+                if log:
+                    log.add(dataclasses.asdict(report))
                 record = None
                 if ends_epoch:
                     record = selector.measure(learner.weights, epoch=report.epoch, step=report.step)
                 if ends_epoch or report.step % config.checkpoint_every == 0:
-                    write_state(run, selector.add_to(learner.state()))
-                on_step(report)
+                    saved = selector.add_to(learner.state())
+                    if group.is_first:
+                        write_state(run, saved)
+                if group.is_first:
+                    on_step(report)
                 if record:
                     on_epoch(record)
     return dataclasses.replace(summary, chosen_by=selector.record)
 
 
-def _go_on(run: Path, state: TrainingState, learner: Learner, selector: ModelSelector) -> None:
+def _go_on(
+    run: Path,
+    state: TrainingState,
+    learner: Learner,
+    selector: ModelSelector,
+    group: ProcessGroup,
+) -> None:
     """Puts everything back to where a checkpoint was made."""
     learner.restore(state, source=run / STATE_FILE)
     selector.restore(state, source=run / STATE_FILE)
     # A kill may have left the results of a later epoch, which CUDA need not come to again.
-    write_results(run, state)
+    if group.is_first:
+        write_results(run, state)
 
 
 def _steps(
@@ -263,24 +289,6 @@ class _Stopwatch:
         return batch
 
 
-def _read_batches(
-    store: FeatureStore,
-    selection: SplitSelection,
-    order: PairOrder,
-    batches: Sequence[NDArray[np.intp]],
-    *,
-    device: torch.device,
-) -> Iterator[HeadBatch]:
-    """Batches read ahead, in pinned memory where they go to CUDA."""
-    return read_pair_batches(
-        store,
-        selection,
-        batches,
-        device=device,
-        window_shards=order.window_shards if order.shuffle == "shards" else None,
-    )
-
-
 def _require_scales(head: HeadConfig, store: FeatureStore) -> None:
     """Refuses, before a folder is made, scales that this store's patches don't have."""
     if head.aggregator == "muse":
@@ -299,6 +307,7 @@ def _new_learner(
     device: torch.device,
     precision: Precision,
     scan: ScanBackend,
+    group: ProcessGroup,
     *,
     num_steps: int,
 ) -> Learner:
@@ -323,4 +332,5 @@ def _new_learner(
         videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
         precision=precision,
         ema=config.ema,
+        group=group,
     )
