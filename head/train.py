@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.errors import CheckpointError, MuseError
+from muse.errors import CheckpointError, MuseError, UsageError
 from muse.head.aggregator import MuseAggregator
 from muse.head.checkpoint import RunConfig, open_run
 from muse.head.data import HeadBatch, SplitSelection
@@ -124,6 +124,7 @@ def train(
         IncompatibleStoreError: If the run in the folder was made from another store.
         MuseError: If the loss is not finite, or device or scan can't run here.
     """
+    _require_workers(config, group)
     pairs = choose_pairs(store, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -287,6 +288,16 @@ class _Stopwatch:
         batch = next(self._batches)
         self.seconds += time.perf_counter() - start
         return batch
+
+
+def _require_workers(config: TrainConfig, group: ProcessGroup) -> None:
+    """Refuses to train alone what was meant for several."""
+    if config.num_workers != group.size:
+        raise UsageError(
+            f"num_workers {config.num_workers}: this call is made by {group.size}. `muse train-head"
+            f" --num-workers {config.num_workers}` without --seeds starts them, and so does "
+            "muse.head.train_ray.train_on_workers."
+        )
 
 
 def _require_scales(head: HeadConfig, store: FeatureStore) -> None:

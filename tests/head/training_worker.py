@@ -27,7 +27,7 @@ def main(run: Path, settings: dict[str, object], group: ProcessGroup) -> None:
     dropout = settings.pop("dropout")
     head = HeadConfig(dim=16, factors=(0.5, 1.0), depth=2, d_state=4, dropout=dropout)  # type: ignore[arg-type]
     store = make_store(num_videos=NUM_VIDEOS, captions_per_video=2)
-    config = TrainConfig(**settings)  # type: ignore[arg-type]
+    config = TrainConfig(**settings, num_workers=group.size)  # type: ignore[arg-type]
     train(store, run, head=head, config=config, on_step=print_step, group=group)
 
 
