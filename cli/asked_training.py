@@ -50,6 +50,8 @@ class AskedTraining:
     num_seeds: int | None
     """None: one run, whose folder is ``out`` itself."""
     evaluate_on: str | None
+    max_restarts: int
+    ray_address: str | None
     json_lines: bool
 
 
@@ -67,6 +69,7 @@ _steps = _panel("Steps")
 _clip = _panel("Training CLIP too")
 _ending = _panel("Which weights to end with")
 _seeds = _panel("Several seeds")
+_workers = _panel("Many workers")
 
 
 # Its docstring is the command's help: `train_head` takes both over.
@@ -200,6 +203,15 @@ def asked_training(
     evaluate_on: Annotated[
         str | None, _seeds("With --seeds: split to evaluate each on, else test.")
     ] = None,
+    num_workers: Annotated[
+        int, _workers("Share each batch, one a GPU; --batch-size is of all together.")
+    ] = 1,
+    max_restarts: Annotated[
+        int, _workers("Times that lost workers are made up for, from the last checkpoint.")
+    ] = 3,
+    ray_address: Annotated[
+        str | None, _workers("Of a running Ray cluster; else one is started here.")
+    ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Steps and summary as JSON lines on stdout.")
     ] = False,
@@ -234,6 +246,8 @@ def asked_training(
         config=_changed(training_of_mode(mode.value), given),
         num_seeds=seeds,
         evaluate_on=evaluate_on,
+        max_restarts=max_restarts,
+        ray_address=ray_address,
         json_lines=json_lines,
     )
 

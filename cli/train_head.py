@@ -5,10 +5,14 @@ Its flags are those of `muse.cli.asked_training`, which ``muse ablate`` reads to
 
 import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from muse.cli.asked_training import asked_training
+from muse.cli.asked_training import AskedTraining, asked_training
 from muse.errors import UsageError
+
+if TYPE_CHECKING:
+    from muse.head.train import TrainSummary
 
 
 @functools.wraps(asked_training)
@@ -16,7 +20,6 @@ def train_head(**flags: Any) -> None:
     """Trains what the flags ask for."""
     from muse.cli.progress import TrainReporter, interruptible
     from muse.cli.seeds import train_seeds
-    from muse.head.train import train
 
     asked = asked_training(**flags)
     if asked.num_seeds is not None:
@@ -28,7 +31,7 @@ def train_head(**flags: Any) -> None:
             "`muse evaluate STORE --head OUT` evaluates one run."
         )
     with interruptible(), TrainReporter(json_lines=asked.json_lines) as reporter:
-        summary = train(
+        summary = _trainer(asked)(
             asked.store,
             asked.out,
             config=asked.config,
@@ -38,3 +41,21 @@ def train_head(**flags: Any) -> None:
             on_epoch=reporter.epoch,
         )
     reporter.finish(summary)
+
+
+def _trainer(asked: AskedTraining) -> "Callable[..., TrainSummary]":
+    """What trains, here or on the workers that were asked for; one worker needs no Ray."""
+    if asked.config.num_workers == 1:
+        if asked.ray_address is not None:
+            raise UsageError(
+                f"--ray-address {asked.ray_address}: one worker trains here. Name how many train "
+                "there with --num-workers."
+            )
+        from muse.head.train import train
+
+        return train
+    from muse.head.train_ray import train_on_workers
+
+    return functools.partial(
+        train_on_workers, max_restarts=asked.max_restarts, ray_address=asked.ray_address
+    )

@@ -45,7 +45,9 @@ from muse.pipeline.store import FeatureStore
 RUN_FORMAT_VERSION = 2
 
 # Where a run computes and how often it saves, not what: these may differ when it is resumed.
-FREE_TO_CHANGE = ("device", "scan", "videos_at_once", "recompute", "checkpoint_every")
+FREE_TO_CHANGE = (
+    *("device", "scan", "videos_at_once", "recompute", "num_workers", "checkpoint_every"),
+)
 
 
 # What a run did that was begun before a setting existed.

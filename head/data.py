@@ -106,7 +106,8 @@ class HeadBatch:
     """Pairs of a caption and its video."""
 
     videos: VideoBatch
-    """The distinct videos of the batch, each read and embedded once however many pairs show it."""
+    """The distinct videos of the batch, each read and embedded once however many pairs show it; of
+    several workers each has its part of them."""
     video_of_pair_B: Tensor
     """(B,) int64, which of them each pair shows."""
     text_BD: Tensor
@@ -114,6 +115,11 @@ class HeadBatch:
     token ids."""
     video_rows_B: Tensor
     """(B,) int64, each pair's video as a row of the store."""
+
+    @property
+    def num_videos(self) -> int:
+        """Distinct videos that its pairs show, whoever has read them."""
+        return int(self.video_of_pair_B.max()) + 1
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "HeadBatch":
         """The same with each tensor changed, such as pinned or moved to a device."""

@@ -25,6 +25,7 @@ from muse.head.devices import Device, resolve_device
 from muse.head.loader import read_video_batches
 from muse.head.metrics import AxisNumbers, DirectionNumbers, numbers_by_axis, retrieval_numbers
 from muse.head.model import MeanPoolHead, RetrievalHead, VideoEmbedder
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
@@ -168,7 +169,7 @@ def embed_videos(
         video_BD = head.embed_videos(videos.tokens_BTKD.to(device), videos.valid_BT.to(device))
         embedded.append(video_BD.float().cpu())
         on_videos(len(video_BD))
-    return torch.cat(embedded)
+    return torch.cat(embedded or [torch.zeros(0, store.header.encoder.dim)])
 
 
 @torch.no_grad()
@@ -243,15 +244,21 @@ def embed_selection(
     *,
     device: torch.device | None = None,
     on_videos: Callable[[int], None] = lambda num_videos: None,
+    group: ProcessGroup = ALONE,
 ) -> SplitEmbeddings:
-    """The captions and videos of a selection as vectors; the arguments are those of `evaluate`."""
+    """The captions and videos of a selection as vectors; the arguments are those of `evaluate`.
+
+    Each worker of a ``group`` embeds its part of the videos, and has them all.
+    """
     where = device or torch.device("cpu")
-    video_VD = embed_videos(store, selection.video_rows_V, head, device=where, on_videos=on_videos)
+    rows_V = selection.video_rows_V
+    part_PD = embed_videos(store, group.part(rows_V), head, device=where, on_videos=on_videos)
+    video_VD = group.gather_rows(part_PD.to(where), num_rows=len(rows_V))
     text_QD = F.normalize(embed_captions(store, selection.caption_rows_Q, head), dim=-1)
     return SplitEmbeddings(
         selection=selection,
         text_QD=text_QD.to(where),
-        video_VD=video_VD.to(where),
+        video_VD=video_VD,
         video_of_caption_Q=torch.from_numpy(selection.video_of_caption_Q).to(where),
     )
 

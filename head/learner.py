@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from muse.head.devices import Precision, autocast, random_state, set_random_stat
 from muse.head.loss import Duplicates, symmetric_info_nce
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.training_state import TrainingState
 from muse.head.weight_average import WeightAverage
 
@@ -38,6 +40,7 @@ class Learner:
         videos_at_once: int,
         precision: Precision,
         ema: float = 0.0,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.head = head.train()
         self.optimizer = optimizer
@@ -45,6 +48,7 @@ class Learner:
         self.videos_at_once = videos_at_once
         self.precision: Precision = precision
         self.average = WeightAverage(ema) if ema else None
+        self.group = group
         self.device = head.logit_scale.device
         self.step = 0
 
@@ -68,6 +72,7 @@ class Learner:
         """
         losses = [self._add_gradient(batch, num_batches=num_batches) for batch in batches]
         assert len(losses) == num_batches
+        self._sum_gradients()
         loss, grad_norm = sum(losses) / num_batches, self.optimizer.clip()
         self._require_finite(loss, grad_norm)
         self.optimizer.update(self.step)
@@ -78,12 +83,12 @@ class Learner:
         return loss, grad_norm
 
     def state(self) -> TrainingState:
-        """All of it, between two steps."""
+        """All of it, between two steps; every worker calls it, for the others' random states."""
         return TrainingState(
             step=self.step,
             head=self.head.state_dict(),
             optimizer=self.optimizer.state(),
-            random=random_state(self.device),
+            random=self.group.gather_states(random_state(self.device)),
             average=self.average.weights if self.average else {},
         )
 
@@ -95,7 +100,9 @@ class Learner:
         """
         load_weights(self.head, state.head, source=source)
         self.optimizer.restore(state.optimizer)
-        set_random_state(state.random, self.device)
+        # A worker that was not there then keeps the state that it has.
+        if own := self.group.own_state(state.random):
+            set_random_state(own, self.device)
         self.step = state.step
         if self.average:
             self.average.restore(state.average, device=self.device)
@@ -126,15 +133,33 @@ class Learner:
             torch.autograd.backward(self._embed(part), video_PD.grad)
         return loss.item()
 
+    def _sum_gradients(self) -> None:
+        """From the share that went through this worker's videos to the whole gradient."""
+        temperature = self.head.logit_scale
+        if temperature.grad is not None:  # not of some videos but of the loss, which all have whole
+            temperature.grad /= self.group.size
+        self.group.sum_gradients(list(self.optimizer.parameters.values()))
+
     def _embed(self, videos: VideoBatch) -> Tensor:
+        if not len(videos.valid_BT):  # a small batch leaves this worker none
+            return self.head.logit_scale.new_zeros((0, self.head.config.dim))
         with autocast(self.precision, self.device):
             return self.head.embed_videos(videos.tokens_BTKD, videos.valid_BT)
 
     def _embed_texts(self, texts: Tensor) -> Tensor:
+        """Of the whole batch; where a tower is trained, from this worker's part of the texts."""
+        if texts.is_floating_point():
+            return self.head.embed_texts(texts)
+        part_PC = texts[self.group.part(np.arange(len(texts)))]
         with autocast(self.precision, self.device):
-            return self.head.embed_texts(texts).to(self.head.logit_scale.dtype)
+            part_PD = self.head.embed_texts(part_PC).to(self.head.logit_scale.dtype)
+        return self.group.gather_rows(part_PD, num_rows=len(texts))
 
-    def _loss(self, batch: HeadBatch, video_VD: Tensor) -> Tensor:
+    def _loss(self, batch: HeadBatch, video_PD: Tensor) -> Tensor:
+        """Of the whole batch, from this worker's part of its videos."""
+        video_VD = video_PD
+        if self.group.size > 1:
+            video_VD = self.group.gather_rows(video_PD, num_rows=batch.num_videos)
         return symmetric_info_nce(
             self._embed_texts(batch.text_BD),
             video_VD[batch.video_of_pair_B],

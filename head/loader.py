@@ -7,6 +7,7 @@ nothing but time. Knows nothing of models.
 
 # Legend: B pairs in a batch, V videos in it, T frames, K tokens a frame, D width.
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muse.head.data import HeadBatch, SplitSelection, VideoBatch, read_captions
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.shard_window import ShardWindow
 from muse.pipeline.store import FeatureStore, clip_map
 
@@ -86,6 +88,7 @@ def read_pair_batches(
     window_shards: int | None = None,
     num_threads: int | None = None,
     token_ids_QC: Tensor | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Iterator[HeadBatch]:
     """Some batches of pairs, in order; a video that several pairs of one show is there once.
 
@@ -101,6 +104,7 @@ def read_pair_batches(
             read whenever a batch shows it.
         num_threads: So many read; `reading_threads` if None.
         token_ids_QC: Of the selection's captions, read instead of their cached embeddings.
+        group: Of a batch's videos only this worker's part is read; its pairs are there whole.
 
     Raises:
         StoreError: If a row can't be read, when its batch is due.
@@ -109,14 +113,22 @@ def read_pair_batches(
     source: TokenSource = StoreSource(store)
     if window_shards is not None:
         rows = selection.video_rows_V
-        source = ShardWindow(store, rows, rows_of, window_shards=window_shards)
+        source = ShardWindow(
+            store,
+            rows,
+            [group.part(np.unique(rows_B)) for rows_B in rows_of],
+            window_shards=window_shards,
+        )
     captions = _Captions(store, selection.caption_rows_Q, token_ids_QC)
     requests = (
-        _Request(rows_V=np.unique(rows_B), rest=partial(_pairs, captions, places_B, rows_B))
+        _Request(
+            rows_V=group.part(np.unique(rows_B)),
+            rest=partial(_pairs, captions, places_B, rows_B),
+        )
         for rows_B, places_B in zip(rows_of, batches, strict=True)
     )
     num_videos = min(max(map(len, batches), default=0), len(selection.video_rows_V))
-    ring = _ring(store, num_videos, device)
+    ring = _ring(store, math.ceil(num_videos / group.size), device)
     for videos, pairs_of in _read_ahead(requests, source, ring, num_threads=num_threads):
         yield pairs_of(videos=videos)
 
@@ -167,6 +179,10 @@ class _Buffer:
             self._is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._is_copied.record(torch.cuda.current_stream(self._device))
 
+    def no_frames(self) -> NDArray[np.bool_]:
+        """(0, T): of a batch without videos."""
+        return np.zeros((0, self.tokens_VTKD.shape[1]), dtype=np.bool_)
+
     def fill(
         self, source: TokenSource, rows_V: NDArray[np.intp], places: slice
     ) -> NDArray[np.bool_]:
@@ -186,7 +202,9 @@ class _Pending(Generic[Rest]):
 
     def result(self) -> tuple[VideoBatch, Rest]:
         """The batch, when it has been read."""
-        valid_VT = np.concatenate([part.result() for part in self.valid])
+        valid = [part.result() for part in self.valid]
+        # A worker may have no part of a small batch.
+        valid_VT = np.concatenate(valid) if valid else self.buffer.no_frames()
         videos = VideoBatch(
             tokens_BTKD=self.buffer.tokens_VTKD[: len(valid_VT)],
             valid_BT=torch.from_numpy(valid_VT),

@@ -20,6 +20,7 @@ from muse.head.data import ALL_SPLITS, SplitSelection
 from muse.head.evaluate import embed_selection, report_of
 from muse.head.metrics import DirectionNumbers
 from muse.head.model import RetrievalHead
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.run_files import SELECTION_FILE
 from muse.head.training_state import TrainingState
 from muse.pipeline.store import FeatureStore
@@ -104,12 +105,14 @@ class ModelSelector:
         head: RetrievalHead,
         *,
         held_out: float,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.record: SelectionRecord | None = None
         """Of all epochs so far; None where none was measured."""
         self._store = store
         self._measured_on = measured_on
         self._held_out = held_out
+        self._group = group
         # A head of its own: dropout is off, and the one in training stays as it is.
         self._head = copy.deepcopy(head).eval() if measured_on else None
         self._best: dict[str, Tensor] = {}
@@ -119,6 +122,8 @@ class ModelSelector:
     ) -> SelectionRecord | None:
         """The record with one more epoch, measured as ``muse evaluate`` does. No random draw.
 
+        Every worker calls it and embeds its part of the videos; worker 0 has the record.
+
         Raises:
             MetricError: If an embedding is NaN or infinite.
         """
@@ -126,7 +131,11 @@ class ModelSelector:
             return None
         self._head.load_state_dict(dict(weights))
         device = self._head.logit_scale.device
-        embedded = embed_selection(self._store, self._head, self._measured_on, device=device)
+        embedded = embed_selection(
+            self._store, self._head, self._measured_on, device=device, group=self._group
+        )
+        if not self._group.is_first:
+            return None
         report = report_of(self._store, embedded, head_name=self._head.name)
         score = EpochScore(
             epoch=epoch,

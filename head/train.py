@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muse.errors import CheckpointError, MuseError
+from muse.errors import CheckpointError, MuseError, UsageError
 from muse.head.aggregator import MuseAggregator
 from muse.head.checkpoint import RunConfig, open_run
 from muse.head.data import HeadBatch, SplitSelection
@@ -33,6 +33,7 @@ from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
+from muse.head.process_group import ALONE, ProcessGroup
 from muse.head.pyramid import cells_per_scale
 from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
@@ -100,6 +101,7 @@ def train(
     command: Sequence[str] = (),
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_epoch: Callable[[SelectionRecord], None] = lambda record: None,
+    group: ProcessGroup = ALONE,
 ) -> TrainSummary:
     """Trains a head into a run folder; the same call goes on with a run that was cut short.
 
@@ -114,6 +116,8 @@ def train(
         command: Written beside the weights.
         on_step: Called after each step.
         on_epoch: Called after each epoch that was measured, with all that was measured so far.
+        group: Of several workers each makes this call, on a folder that all of them see; worker 0
+            writes its files and calls back.
 
     Raises:
         ManifestError: If a split has no usable pair.
@@ -121,28 +125,30 @@ def train(
         IncompatibleStoreError: If the run in the folder was made from another store.
         MuseError: If the loss is not finite, or device or scan can't run here.
     """
+    _require_workers(config, group)
     pairs = choose_pairs(store, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     scan = resolve_scan(config, device)
     head = head or paper_head(store.header)
     _require_scales(head, store)
-    open_run(
-        run,
-        RunConfig(
-            head=head,
-            train=dataclasses.asdict(config),
-            store=store.header,
-            view=store.token_view,
-            root_sha256=store.root_sha256,
-            timestamps_sha256=store.timestamps_sha256,
-            num_videos=len(pairs.trained_on.video_rows_V),
-            num_captions=len(pairs.trained_on.caption_rows_Q),
-            ran_on={"device": str(device), "precision": precision, "scan": scan},
-            command=tuple(command),
-        ),
-        store,
-    )
+    with group.first_before_others():
+        open_run(
+            run,
+            RunConfig(
+                head=head,
+                train=dataclasses.asdict(config),
+                store=store.header,
+                view=store.token_view,
+                root_sha256=store.root_sha256,
+                timestamps_sha256=store.timestamps_sha256,
+                num_videos=len(pairs.trained_on.video_rows_V),
+                num_captions=len(pairs.trained_on.caption_rows_Q),
+                ran_on={"device": str(device), "precision": precision, "scan": scan},
+                command=tuple(command),
+            ),
+            store,
+        )
     state = read_state(run)
     order = pair_order(store, config)
     plan = plan_steps(pairs.trained_on, order, epochs=config.epochs, accumulate=config.accumulate)
@@ -169,10 +175,13 @@ def train(
     ):
         torch.manual_seed(config.seed)
         module = _new_head(head, store, config, device, scan)
-        learner = _new_learner(module, config, device, precision, num_steps=len(plan))
-        selector = ModelSelector(store, pairs.measured_on, learner.head, held_out=config.hold_out)
+        learner = _new_learner(module, config, device, precision, group, num_steps=len(plan))
+        selector = ModelSelector(
+            store, pairs.measured_on, learner.head, held_out=config.hold_out, group=group
+        )
+        group.draw_apart(seed=config.seed, step=summary.first_step)
         if state:
-            _go_on(run, state, learner, selector)
+            _go_on(run, state, learner, selector, group)
         logger.info("training on %s, %s, scan %s", device, precision, scan)
         read = partial(
             read_pair_batches,
@@ -181,27 +190,40 @@ def train(
             device=device,
             window_shards=order.window_shards if order.shuffle == "shards" else None,
             token_ids_QC=_token_ids(learner.head, store, pairs.trained_on),
+            group=group,
         )
-        with RunLog(run, first_step=learner.step) as log:
+        log_file = RunLog(run, first_step=learner.step) if group.is_first else nullcontext()
+        with log_file as log:
             for report, ends_epoch in _steps(learner, plan, read):
-                log.add(dataclasses.asdict(report))
+                if log:
+                    log.add(dataclasses.asdict(report))
                 record = None
                 if ends_epoch:
                     record = selector.measure(learner.weights, epoch=report.epoch, step=report.step)
                 if ends_epoch or report.step % config.checkpoint_every == 0:
-                    write_state(run, selector.add_to(learner.state()))
-                on_step(report)
+                    saved = selector.add_to(learner.state())
+                    if group.is_first:
+                        write_state(run, saved)
+                if group.is_first:
+                    on_step(report)
                 if record:
                     on_epoch(record)
     return dataclasses.replace(summary, chosen_by=selector.record)
 
 
-def _go_on(run: Path, state: TrainingState, learner: Learner, selector: ModelSelector) -> None:
+def _go_on(
+    run: Path,
+    state: TrainingState,
+    learner: Learner,
+    selector: ModelSelector,
+    group: ProcessGroup,
+) -> None:
     """Puts everything back to where a checkpoint was made."""
     learner.restore(state, source=run / STATE_FILE)
     selector.restore(state, source=run / STATE_FILE)
     # A kill may have left the results of a later epoch, which CUDA need not come to again.
-    write_results(run, state)
+    if group.is_first:
+        write_results(run, state)
 
 
 def _steps(
@@ -278,6 +300,16 @@ def _token_ids(
     return head.token_ids([store.captions[row].text for row in selection.caption_rows_Q])
 
 
+def _require_workers(config: TrainConfig, group: ProcessGroup) -> None:
+    """Refuses to train alone what was meant for several."""
+    if config.num_workers != group.size:
+        raise UsageError(
+            f"num_workers {config.num_workers}: this call is made by {group.size}. `muse train-head"
+            f" --num-workers {config.num_workers}` without --seeds starts them, and so does "
+            "muse.head.train_ray.train_on_workers."
+        )
+
+
 def _require_scales(head: HeadConfig, store: FeatureStore) -> None:
     """Refuses, before a folder is made, scales that this store's patches don't have."""
     if head.aggregator == "muse":
@@ -317,6 +349,7 @@ def _new_learner(
     config: TrainConfig,
     device: torch.device,
     precision: Precision,
+    group: ProcessGroup,
     *,
     num_steps: int,
 ) -> Learner:
@@ -342,4 +375,5 @@ def _new_learner(
         videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
         precision=precision,
         ema=config.ema,
+        group=group,
     )

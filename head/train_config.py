@@ -16,6 +16,8 @@ from muse.head.scan.select import ScanBackend
 VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
 
 NO_FINETUNE = "none"
+MAX_RESTARTS = 3  # of workers, from the last checkpoint
+
 SELECT_AUTO = "auto"
 SELECT_NONE = "none"
 
@@ -98,6 +100,9 @@ class TrainConfig:
     """``auto``: CUDA where there is one."""
     scan: ScanBackend = "auto"
     """``auto``: mamba-ssm's kernel where it is installed and the device is CUDA."""
+    num_workers: int = 1
+    """Processes, one a GPU, that share each batch: ``batch_size`` is of all together, and the
+    numbers are those of one worker but for rounding and dropout."""
     checkpoint_every: int = 500
     """Steps between checkpoints, beside the one at the end of each epoch."""
 
@@ -108,6 +113,7 @@ class TrainConfig:
             "shuffle_window",
             "videos_at_once",
             "accumulate",
+            "num_workers",
             "checkpoint_every",
         ):
             value = getattr(self, name)

@@ -42,7 +42,7 @@ from muse.head.paper_tables import TABLE_NAMES
 from muse.head.ranks import TieRule
 from muse.head.scan.select import ScanBackend
 from muse.head.tiles import V2TRule
-from muse.head.train_config import TrainConfig
+from muse.head.train_config import MAX_RESTARTS, TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.encoders.setting import Precision
@@ -108,6 +108,10 @@ def test_defaults_of_train_head_are_those_of_its_configs() -> None:
     for name, value in head.items():
         assert name in of_the_store or flags[name] == value, name
     assert flags["factors"] == ",".join(f"{factor:g}" for factor in head["factors"])  # type: ignore[attr-defined]
+
+
+def test_train_head_makes_up_for_lost_workers_as_often_as_python_does() -> None:
+    assert _defaults(train_head)["max_restarts"] == MAX_RESTARTS
 
 
 def test_evaluate_looks_at_the_test_split_by_default() -> None:
