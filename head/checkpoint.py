@@ -31,7 +31,7 @@ from muse.head.model import RetrievalHead
 from muse.head.run_files import CONFIG_FILE, HEAD_FILE, read_tensors, replace_file
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import TrainConfig
-from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
+from muse.pipeline.header import EncoderInfo, StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore
 
 RUN_FORMAT_VERSION = 2
@@ -202,8 +202,29 @@ def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object
         yield name, getattr(found, name), getattr(wanted, name)
 
 
+def is_finetuned(config: RunConfig) -> bool:
+    """True if a part of the encoder was trained with the head."""
+    return config.train.get("finetune", "none") != "none"
+
+
+def _reading_its_own(config: RunConfig, encoder: EncoderInfo | None, run: Path) -> RunConfig:
+    """As if the head had been trained on the store that its own encoder makes."""
+    if encoder is None:
+        raise IncompatibleStoreError(
+            f"{run}: is finetuned, and reads only what its own encoder made of a store. `muse "
+            "evaluate`, `compare` and `search` make that; this does not."
+        )
+    header = dataclasses.replace(config.store, encoder=encoder)
+    return dataclasses.replace(config, store=header, view="tokens")
+
+
 def load_head(
-    run: Path, store: FeatureStore, *, scan: ScanBackend = "auto", any_view: bool = False
+    run: Path,
+    store: FeatureStore,
+    *,
+    scan: ScanBackend = "auto",
+    any_view: bool = False,
+    own_encoder: EncoderInfo | None = None,
 ) -> RetrievalHead:
     """A run's head, on the CPU and in evaluation mode, for use with a store.
 
@@ -212,12 +233,16 @@ def load_head(
         store: What it will read.
         scan: The backend of its scan.
         any_view: Whether it may read another view than it was trained on, as int8 for tokens.
+        own_encoder: Of a finetuned run: the store then holds what this made, and its tokens are
+            read.
 
     Raises:
         CheckpointError: If the run is missing, has no checkpoint yet, or is damaged.
         IncompatibleStoreError: If the store holds features of another kind, naming the field.
     """
     config = read_config(run)
+    if is_finetuned(config):
+        config = _reading_its_own(config, own_encoder, run)
     require_same_features(store.header, config.store, what=store.location)
     if store.token_view != config.view and not any_view:
         raise IncompatibleStoreError(
