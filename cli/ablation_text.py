@@ -53,8 +53,8 @@ class Ablation:
             UsageError: If precision or device is no choice here.
             MuseError: If device or scan can't run here.
         """
+        from muse.head.assembly import resolve_scan
         from muse.head.devices import device_name, resolve_device, resolve_precision
-        from muse.head.train import resolve_scan
 
         device = resolve_device(asked.config.device)
         first = asked.config.seed

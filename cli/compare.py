@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muse.cli.evaluated import open_head_on
-from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, ViewOption
+from muse.cli.flags import (
+    DeviceOption,
+    EncodedOption,
+    ScanFlag,
+    ScanOption,
+    StoreArgument,
+    ViewOption,
+)
 from muse.cli.head_history import print_remarks
 
 if TYPE_CHECKING:
@@ -38,6 +45,7 @@ def compare(
         typer.Option(help="Write a row for each caption and head to this parquet file."),
     ] = None,
     view: ViewOption = None,
+    encoded: EncodedOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
@@ -52,7 +60,8 @@ def compare(
 
     resampling = Resampling(level=interval, draws=draws)
     opened = [
-        open_head_on(store, run, view=view, device=device, scan=scan) for run in (run_a, run_b)
+        open_head_on(store, run, view=view, device=device, scan=scan, encoded=encoded)
+        for run in (run_a, run_b)
     ]
     embeddings = [
         embed_split(one.store, one.head, split=split, device=one.device) for one in opened

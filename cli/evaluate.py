@@ -15,6 +15,7 @@ from muse.cli.evaluated import Evaluated, Rules, evaluate_opened, open_head_on
 from muse.cli.evaluation_extras import AskedExtras, FoundExtras, asked_extras, print_post_rows
 from muse.cli.flags import (
     DeviceOption,
+    EncodedOption,
     HeadOption,
     ScanFlag,
     ScanOption,
@@ -76,6 +77,7 @@ def evaluate(
     ] = 4,
     ledger: Annotated[Path | None, _file("A row for each caption, as parquet.")] = None,
     view: ViewOption = None,
+    encoded: EncodedOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
 ) -> None:
@@ -103,7 +105,7 @@ def evaluate(
         files.require_one_run(head, runs)
     names = [*map(str, runs.values())] if runs else [head]
     opened = [
-        open_head_on(store, name, view=view, device=device, scan=scan)
+        open_head_on(store, name, view=view, device=device, scan=scan, encoded=encoded)
         for name in (*names, *([against] if against is not None else []))
     ]
     extras.require_defined(opened[0], split)

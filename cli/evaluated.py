@@ -6,10 +6,12 @@ Knows nothing of flags' texts, tables or files.
 import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muse.cli.flags import ScanFlag, TiesFlag, V2TFlag, ViewFlag, open_for_head
+from muse.cli.flags import ScanFlag, TiesFlag, V2TFlag, ViewFlag
 from muse.cli.head_history import selected_on
+from muse.cli.reencoded import store_of_head
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +62,13 @@ class Evaluated:
 
 
 def open_head_on(
-    store: str, head: str, *, view: ViewFlag | None, device: str, scan: ScanFlag
+    store: str,
+    head: str,
+    *,
+    view: ViewFlag | None,
+    device: str,
+    scan: ScanFlag,
+    encoded: Path | None = None,
 ) -> OpenedHead:
     """A head by name or run folder on a store by its location; the flags' values as typed.
 
@@ -69,13 +77,15 @@ def open_head_on(
     """
     from muse.head.evaluate import open_head
 
-    opened = open_for_head(store, head, view)
+    found = store_of_head(store, head, view, device=device, encoded=encoded)
+    opened = found.store
     opened_head, where = open_head(
         head,
         opened,
         device=device,  # type: ignore[arg-type]  # checked by open_head
         scan=scan.value,
         any_view=view is not None,
+        own_encoder=found.own_encoder,
     )
     return OpenedHead(
         name=head,

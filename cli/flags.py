@@ -80,6 +80,13 @@ ViewOption = Annotated[
     typer.Option(help="Which view of a video to read; without, the head's own, else tokens."),
 ]
 
+EncodedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--encoded", help="Folder for stores that finetuned runs encode; RUN/stores if not given."
+    ),
+]
+
 
 def open_for_head(store: str, head: str, view: ViewFlag | None) -> "FeatureStore":
     """The store, reading the view that was named, or else the one that the head was trained on."""

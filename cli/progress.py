@@ -235,10 +235,10 @@ class TrainReporter:
 
 
 class WorldReporter:
-    """What ``muse world make`` shows while it draws."""
+    """What ``muse world make`` shows while it draws, and encoding a store again."""
 
-    def __init__(self) -> None:
-        self._line = _Line("world")
+    def __init__(self, title: str = "world") -> None:
+        self._line = _Line(title)
         self._started = time.monotonic()
         self._num_new = 0
 

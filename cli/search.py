@@ -6,18 +6,18 @@ import typer
 
 from muse.cli.flags import (
     DeviceOption,
+    EncodedOption,
     HeadOption,
     ScanFlag,
     ScanOption,
     StoreArgument,
     ViewOption,
-    open_for_head,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from muse.head.model import VideoEmbedder
+    from muse.pipeline.reencode import ReEncoder
     from muse.pipeline.store import FeatureStore
 
 
@@ -27,6 +27,7 @@ def search(
     head: HeadOption = "mean-pool",
     k: Annotated[int, typer.Option("-k", min=1, help="How many videos to print.")] = 5,
     view: ViewOption = None,
+    encoded: EncodedOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
@@ -34,13 +35,15 @@ def search(
     """Print the videos nearest to a text."""
     import numpy as np
 
+    from muse.cli.reencoded import store_of_head
     from muse.cli.report import print_line
     from muse.errors import StoreError, UsageError
     from muse.head.evaluate import embed_videos, open_head, rank_videos
 
     if not text.strip():
         raise UsageError("the text is empty. Write what to look for.")
-    opened = open_for_head(store, head, view)
+    found_store = store_of_head(store, head, view, device=device, encoded=encoded)
+    opened = found_store.store
     rows = np.flatnonzero(opened.has_features_N)
     if not len(rows):
         raise StoreError(f"{store}: no video has features yet. Run `muse extract` to the end.")
@@ -50,10 +53,9 @@ def search(
         device=device,  # type: ignore[arg-type]  # checked by open_head
         scan=scan.value,
         any_view=view is not None,
+        own_encoder=found_store.own_encoder,
     )
-    text_embedding = _own_embedding(opened_head, text)
-    if text_embedding is None:
-        text_embedding = _embed_text(opened, text, device=device)
+    text_embedding = _embed_text(opened, text, device=device, own=found_store.encoder)
     videos = embed_videos(opened, rows, opened_head, device=where)
     found = rank_videos(text_embedding, videos, k)
     ids = [opened.video_ids[rows[answer.place]] for answer in found]
@@ -64,28 +66,28 @@ def search(
     print_answers(ids, [answer.cosine for answer in found], as_json=as_json)
 
 
-def _own_embedding(head: "VideoEmbedder", text: str) -> "Tensor | None":
-    """(D,) by the head's own text tower; None where it has trained none."""
-    from muse.head.evaluate import embed_texts
-
-    embedded = embed_texts(head, [text])
-    return None if embedded is None else embedded[0]
-
-
-def _embed_text(store: "FeatureStore", text: str, *, device: str) -> "Tensor":
-    """(D,) by the encoder of the store, checked to be the same."""
+def _embed_text(
+    store: "FeatureStore", text: str, *, device: str, own: "ReEncoder | None" = None
+) -> "Tensor":
+    """(D,) by a run's own text tower, or by the captions' encoder, checked to be the same."""
     import torch
 
+    from muse.pipeline.derivation import derivation_of
     from muse.pipeline.encoders.base import build_encoder, resolve_device
     from muse.pipeline.golden import require_same_text
     from muse.pipeline.header import require_same_encoder
 
-    info = store.header.encoder
+    made = own.encode_texts([text]) if own is not None else None
+    if made is not None:
+        return torch.from_numpy(made[0]).float()
+    made_from = derivation_of(store)
+    header = made_from.header if made_from and made_from.texts == "copied" else store.header
+    info = header.encoder
     encoder = build_encoder(info.spec, device=resolve_device(device), precision=info.precision)
     require_same_encoder(encoder.info, info, what="the encoder at hand")
-    if store.header.golden is not None:
-        require_same_text(encoder, store.header.golden, what=store.location)
-    embedding = encoder.encode_texts([text], store.header.text_length)[0]
+    if header.golden is not None:
+        require_same_text(encoder, header.golden, what=store.location)
+    embedding = encoder.encode_texts([text], header.text_length)[0]
     return torch.from_numpy(embedding).float()
 
 

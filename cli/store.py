@@ -83,14 +83,17 @@ def _table_of(failures: "Sequence[Failure]") -> "Table":
 
 
 def _describe(store: "RawStore") -> dict[str, Any]:
+    from muse.pipeline.derivation import derivation_of
     from muse.pipeline.views import FRAMES_JPEG
 
     counts, crop = store.counts(), store.header.encoder.preprocessing
     failed = [failure for failure in store.failures if not failure.is_skipped]
     skipped = [failure for failure in store.failures if failure.is_skipped]
     splits = Counter(caption.split for caption in store.captions)
+    made_from = derivation_of(store)
     return {
         "path": store.location,
+        **({"derived_from": made_from.as_json()} if made_from else {}),
         "header": store.header.as_json(),
         "counts": {name: getattr(counts, name) for name in counts.__slots__},
         "captions_by_split": dict(sorted(splits.items())),
@@ -117,6 +120,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "protocol": header["protocol"],
         "encoder": f"{encoder['spec']}, {encoder['precision']}",
         "weights": f"sha256 {encoder['weights_sha256']}",
+        **({"made from": _made_from(content)} if "derived_from" in content else {}),
         "sampling": f"{sampling['kind']}{rate}, at most {sampling['num_frames']} frames a video",
         "a video": ", ".join(arrays),
         **({"frames": f"JPEG, {frame_side} x {frame_side} pixels"} if frame_side else {}),
@@ -132,6 +136,16 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "root": content["root_sha256"],
     }
     return [f"{name:<12} {value}" for name, value in lines.items()]
+
+
+def _made_from(content: dict[str, Any]) -> str:
+    """Which store was encoded again, what of it, and whose the captions' vectors are."""
+    found = content["derived_from"]
+    encoder = found["header"]["encoder"]["spec"]
+    return (
+        f"{found['view']} of {found['source']} ({encoder}, root {found['root_sha256'][:12]}); "
+        f"captions {found['texts']}"
+    )
 
 
 def _windows(counts: dict[str, int]) -> str:

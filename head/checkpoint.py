@@ -39,7 +39,7 @@ from muse.head.run_files import (
 )
 from muse.head.scan.select import ScanBackend
 from muse.head.train_config import NO_FINETUNE, TrainConfig
-from muse.pipeline.header import StoreHeader, header_from_json, require_same_features
+from muse.pipeline.header import EncoderInfo, StoreHeader, header_from_json, require_same_features
 from muse.pipeline.store import FeatureStore
 
 RUN_FORMAT_VERSION = 2
@@ -212,8 +212,24 @@ def _settings(found: RunConfig, wanted: RunConfig) -> Iterator[tuple[str, object
         yield name, getattr(found, name), getattr(wanted, name)
 
 
+def is_finetuned(config: RunConfig) -> bool:
+    """True if a part of the encoder was trained with the head."""
+    return str(config.train.get("finetune", NO_FINETUNE)) != NO_FINETUNE
+
+
+def _reading_its_own(config: RunConfig, encoder: EncoderInfo) -> RunConfig:
+    """As if the head had been trained on the store that its own encoder makes."""
+    header = dataclasses.replace(config.store, encoder=encoder)
+    return dataclasses.replace(config, store=header, view="tokens")
+
+
 def load_head(
-    run: Path, store: FeatureStore, *, scan: ScanBackend = "auto", any_view: bool = False
+    run: Path,
+    store: FeatureStore,
+    *,
+    scan: ScanBackend = "auto",
+    any_view: bool = False,
+    own_encoder: EncoderInfo | None = None,
 ) -> RetrievalHead:
     """A run's head, on the CPU and in evaluation mode, for use with a store.
 
@@ -222,12 +238,16 @@ def load_head(
         store: What it will read.
         scan: The backend of its scan.
         any_view: Whether it may read another view than it was trained on, as int8 for tokens.
+        own_encoder: Of a finetuned run: the store holds the tokens that this made. None: a
+            finetuned run's head reads the map below its towers, and encodes it at each call.
 
     Raises:
         CheckpointError: If the run is missing, has no checkpoint yet, or is damaged.
         IncompatibleStoreError: If the store holds features of another kind, naming the field.
     """
     config = read_config(run)
+    if own_encoder is not None:
+        config = _reading_its_own(config, own_encoder)
     require_same_features(store.header, config.store, what=store.location)
     if store.token_view != config.view and not any_view:
         raise IncompatibleStoreError(
@@ -242,8 +262,8 @@ def load_head(
         )
     tensors, _ = read_tensors(path)
     head = RetrievalHead(config.head, scan=scan)
-    finetune = str(config.train.get("finetune", NO_FINETUNE))
-    if finetune != NO_FINETUNE:
+    if own_encoder is None and is_finetuned(config):
+        finetune = str(config.train["finetune"])
         with_text = bool(config.train["finetune_text"])
         head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text)
         tensors |= read_tensors(run / TOWERS_FILE)[0]

@@ -30,6 +30,7 @@ from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
 from muse.head.tiles import V2TRule
+from muse.pipeline.header import EncoderInfo
 from muse.pipeline.store import FeatureStore
 
 MEAN_POOL = "mean-pool"
@@ -120,6 +121,7 @@ def open_head(
     device: Device = "auto",
     scan: ScanBackend = "auto",
     any_view: bool = False,
+    own_encoder: EncoderInfo | None = None,
 ) -> tuple[VideoEmbedder, torch.device]:
     """A head by name or run folder, ready for a store, and the device it is on.
 
@@ -129,6 +131,7 @@ def open_head(
         device: Where it computes.
         scan: The backend of its scan.
         any_view: Whether it may read another view than it was trained on.
+        own_encoder: Of a finetuned run, what encoded the store; see `load_head`.
 
     Raises:
         CheckpointError: If the folder is no run or damaged.
@@ -138,7 +141,13 @@ def open_head(
     where = resolve_device(device)
     if head == MEAN_POOL:
         return MeanPoolHead(), where
-    loaded = load_head(Path(head), store, scan=resolve_backend(scan, where), any_view=any_view)
+    loaded = load_head(
+        Path(head),
+        store,
+        scan=resolve_backend(scan, where),
+        any_view=any_view,
+        own_encoder=own_encoder,
+    )
     return loaded.to(where), where
 
 

@@ -1,8 +1,8 @@
 """Trains a head on a feature store: the page to start reading with.
 
-Reads top to bottom: what a step reports, `train`, and what `train` is made of. The
-settings are in `muse.head.train_config`. Knows nothing of terminals: it reports each step to a
-callback and words nothing but errors.
+Reads top to bottom: what a step reports, `train`, and what `train` is made of. The settings are in
+`muse.head.train_config`, what is trained is made in `muse.head.assembly`. Knows nothing of
+terminals: it reports each step to a callback and words nothing but errors.
 """
 
 # Legend: B pairs in a batch.
@@ -22,24 +22,26 @@ import torch
 from numpy.typing import NDArray
 
 from muse.errors import CheckpointError, MuseError, UsageError
-from muse.head.aggregator import MuseAggregator
+from muse.head.assembly import (
+    new_head,
+    new_learner,
+    require_scales,
+    resolve_scan,
+    token_ids_of,
+)
 from muse.head.checkpoint import RunConfig, open_run
 from muse.head.data import HeadBatch, SplitSelection
 from muse.head.determinism import deterministic_algorithms
 from muse.head.devices import Precision, resolve_device, resolve_precision
-from muse.head.finetune import FinetunedHead, new_finetuned_head
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
-from muse.head.model import RetrievalHead
-from muse.head.optimizer import HeadOptimizer
 from muse.head.process_group import ALONE, ProcessGroup
-from muse.head.pyramid import cells_per_scale
 from muse.head.run_files import STATE_FILE
 from muse.head.run_log import RunLog
-from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.head.scan.select import ScanBackend
 from muse.head.selection import ModelSelector, SelectionRecord, read_selection
-from muse.head.train_config import NO_FINETUNE, VIDEOS_AT_ONCE, TrainConfig
+from muse.head.train_config import VIDEOS_AT_ONCE, TrainConfig
 from muse.head.training_pairs import choose_pairs
 from muse.head.training_plan import PlannedStep, pair_order, plan_steps
 from muse.head.training_state import TrainingState, read_state, write_results, write_state
@@ -131,7 +133,7 @@ def train(
     precision = resolve_precision(config.precision, device)
     scan = resolve_scan(config, device)
     head = head or paper_head(store.header)
-    _require_scales(head, store)
+    require_scales(head, store)
     with group.first_before_others():
         open_run(
             run,
@@ -174,8 +176,8 @@ def train(
         _errors_of(run, config, device),
     ):
         torch.manual_seed(config.seed)
-        module = _new_head(head, store, config, device, scan)
-        learner = _new_learner(module, config, device, precision, group, num_steps=len(plan))
+        module = new_head(head, store, config, device, scan)
+        learner = new_learner(module, config, device, precision, group, num_steps=len(plan))
         selector = ModelSelector(
             store, pairs.measured_on, learner.head, held_out=config.hold_out, group=group
         )
@@ -189,7 +191,7 @@ def train(
             pairs.trained_on,
             device=device,
             window_shards=order.window_shards if order.shuffle == "shards" else None,
-            token_ids_QC=_token_ids(learner.head, store, pairs.trained_on),
+            token_ids_QC=token_ids_of(learner.head, store, pairs.trained_on),
             group=group,
         )
         log_file = RunLog(run, first_step=learner.step) if group.is_first else nullcontext()
@@ -293,13 +295,6 @@ class _Stopwatch:
         return batch
 
 
-def _token_ids(
-    head: RetrievalHead, store: FeatureStore, selection: SplitSelection
-) -> torch.Tensor | None:
-    """(Q, C) of a selection's captions, made once; None where no text tower is trained."""
-    return head.token_ids([store.captions[row].text for row in selection.caption_rows_Q])
-
-
 def _require_workers(config: TrainConfig, group: ProcessGroup) -> None:
     """Refuses to train alone what was meant for several."""
     if config.num_workers != group.size:
@@ -308,72 +303,3 @@ def _require_workers(config: TrainConfig, group: ProcessGroup) -> None:
             f" --num-workers {config.num_workers}` without --seeds starts them, and so does "
             "muse.head.train_ray.train_on_workers."
         )
-
-
-def _require_scales(head: HeadConfig, store: FeatureStore) -> None:
-    """Refuses, before a folder is made, scales that this store's patches don't have."""
-    if head.aggregator == "muse":
-        cells_per_scale(store.header.encoder.grid, head.factors)
-
-
-def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
-    """Never ``auto``; a deterministic run has no use for mamba-ssm's kernel."""
-    wanted = "cpu" if config.deterministic and config.scan == "auto" else config.scan
-    return resolve_backend(wanted, device)
-
-
-def _new_head(
-    head: HeadConfig,
-    store: FeatureStore,
-    config: TrainConfig,
-    device: torch.device,
-    scan: ScanBackend,
-) -> RetrievalHead:
-    """A head with initial weights, from the global random state, over towers where they train."""
-    module = RetrievalHead(head, scan=scan)
-    if config.finetune != NO_FINETUNE:
-        module = new_finetuned_head(
-            module,
-            store,
-            finetune=config.finetune,
-            with_text=config.finetune_text,
-            recompute=config.recompute,
-        )
-    if isinstance(module.aggregator, MuseAggregator):
-        module.aggregator.recompute = config.recompute
-    return module.to(device)
-
-
-def _new_learner(
-    module: RetrievalHead,
-    config: TrainConfig,
-    device: torch.device,
-    precision: Precision,
-    group: ProcessGroup,
-    *,
-    num_steps: int,
-) -> Learner:
-    """What trains a head."""
-    rates = None
-    if isinstance(module, FinetunedHead):
-        rates = module.peak_rates(config.clip_lr, layer_decay=config.layer_decay)
-    optimizer = HeadOptimizer(
-        module,
-        peak_lr=config.lr,
-        warmup=config.warmup,
-        num_steps=num_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optimizer=config.optimizer,
-        decay=config.decay,
-        peak_rates=rates,
-    )
-    return Learner(
-        module,
-        optimizer,
-        duplicates=config.duplicates,
-        videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
-        precision=precision,
-        ema=config.ema,
-        group=group,
-    )

@@ -151,7 +151,7 @@ def extract(
     """
     started = time.perf_counter()
     listing = sorted_listing(listing)
-    with _only_writer(config.out) as (storage, lock):
+    with only_writer(config.out) as (storage, lock):
         store = existing_store(storage)
         rows = rows_of_run(config, listing, store)
         reopened = reopened_receipts(store, rows, config.redo) if store else []
@@ -175,8 +175,12 @@ def extract(
 
 
 @contextmanager
-def _only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
-    """The store's files, with every other run kept out."""
+def only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
+    """The files of a store, there or to be made, with every other run kept out.
+
+    Raises:
+        StoreError: If another run is writing to it, or something else is in its place.
+    """
     storage = open_storage(out)
     if storage.size(HEADER_FILE) is None:
         require_free(storage)  # before a lock lies in a folder of others, or a .partial is removed

@@ -7,7 +7,7 @@ Knows nothing of how arrays lie on disk: ``store_zarr`` and ``store_hdf5`` do.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
-from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
+from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
 from muse.pipeline.storage.files import open_storage
 from muse.pipeline.views import ArraySpec, map_of, readable_views
 from muse.pipeline.window import Window
@@ -169,6 +169,11 @@ class RawStore(FeatureStore, Protocol):
         Raises:
             StoreError: If the row has no features.
         """
+        ...
+
+    @property
+    def sources(self) -> Mapping[int, SourceFile]:
+        """Row -> the file that a video was decoded from, or failed to be, where it is known."""
         ...
 
     def read_features(self, row: int) -> ClipFeatures:

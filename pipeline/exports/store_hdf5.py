@@ -47,6 +47,7 @@ class Hdf5Store:
         self.windows: Sequence[Window | None] = contents.windows
         self.captions: Sequence[Caption] = contents.captions
         self.failures: Sequence[Failure] = contents.failures
+        self.sources = {row: file for row, file in enumerate(contents.sources) if file is not None}
         self.has_features_N = contents.has_features_N
         self.has_embedding_Q = contents.has_embedding_Q
 

@@ -143,13 +143,19 @@ def picture_bytes(
     )
 
 
-def require_space(needed_bytes: int, free_bytes: int | None, where: str) -> None:
+LESS_OF_A_VIDEO = "choose another --out, or keep less of a video (--num-frames, --views)"
+
+
+def require_space(
+    needed_bytes: int, free_bytes: int | None, where: str, *, advice: str = LESS_OF_A_VIDEO
+) -> None:
     """Nothing, if a disk can hold what a run will write.
 
     Args:
         needed_bytes: Of `store_bytes`, summed, with `other_bytes`.
         free_bytes: On the store's disk; None where nobody knows, as in an object store.
         where: The store, for the message.
+        advice: What else can be done than to free some, for the message.
 
     Raises:
         StoreError: If it can't, with both numbers.
@@ -158,7 +164,7 @@ def require_space(needed_bytes: int, free_bytes: int | None, where: str) -> None
         return
     raise StoreError(
         f"{where}: needs {_size(needed_bytes * _MARGIN)}, its disk has {_size(free_bytes)} free. "
-        "Free some, choose another --out, or keep less of a video (--num-frames, --views)."
+        f"Free some, {advice}."
     )
 
 

@@ -44,6 +44,11 @@ class RawMemoryStore:
         self.token_view = token_view_of(header)
         self.has_features_N = np.array([isinstance(row, ClipFeatures) for row in rows], np.bool_)
         self.has_embedding_Q = np.array([e is not None for e in embeddings], np.bool_)
+        self.sources = {
+            number: row.source
+            for number, row in enumerate(rows)
+            if isinstance(row, ClipFeatures) and row.source is not None
+        }
         self.failures = [row for row in rows if isinstance(row, Failure)]
 
     def counts(self) -> StoreCounts:

@@ -1,0 +1,102 @@
+"""The store that a head reads: the one that was named, or what a finetuned run makes of it.
+
+A run that trained a part of its encoder reads tokens that only it makes: they are encoded once,
+into a store of their own. Knows nothing of what was trained.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muse.cli.flags import ViewFlag, open_for_head
+
+if TYPE_CHECKING:
+    from muse.pipeline.header import EncoderInfo
+    from muse.pipeline.reencode import ReEncoder
+    from muse.pipeline.store import FeatureStore, RawStore
+
+STORES_FOLDER = "stores"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadStore:
+    """A store as a head reads it."""
+
+    store: "FeatureStore"
+    encoder: "ReEncoder | None" = None
+    """The run's own, which made the store; None where nothing of the encoder was trained."""
+
+    @property
+    def own_encoder(self) -> "EncoderInfo | None":
+        """As `muse.head.evaluate.open_head` asks for it."""
+        return None if self.encoder is None else self.encoder.info
+
+
+def store_of_head(
+    store: str, head: str, view: ViewFlag | None, *, device: str, encoded: Path | None = None
+) -> HeadStore:
+    """What a head reads of a store; for a finetuned run encoded first, where it is not there yet.
+
+    Args:
+        store: Location of the source, or of a store that this run has encoded.
+        head: ``mean-pool``, or a run's folder.
+        view: As typed.
+        device: Where it is encoded.
+        encoded: Folder for encoded stores; without, ``stores`` in the run's folder.
+
+    Raises:
+        MuseError: If one is not there, is damaged, or does not fit the other.
+    """
+    if not _is_finetuned(head):
+        return HeadStore(store=open_for_head(store, head, view))
+    from muse.errors import UsageError
+    from muse.head.checkpoint import read_config
+    from muse.pipeline.derivation import derivation_of
+    from muse.pipeline.store import open_raw_store
+
+    run = Path(head)
+    if view is not None:
+        raise UsageError(
+            f"--view {view.value}: {head} is finetuned and reads its own. Leave it out"
+        )
+    named = open_raw_store(store)
+    if derivation_of(named) is not None:
+        encoder = load_reencoder(run, named, device=device)
+        if named.header.encoder == encoder.info:
+            return HeadStore(store=named, encoder=encoder)
+    source = open_raw_store(store, view=read_config(run).view)
+    encoder = load_reencoder(run, source, device=device)
+    folder = (encoded or run / STORES_FOLDER) / _name(source, encoder)
+    return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder)
+
+
+def load_reencoder(run: Path, store: "FeatureStore", *, device: str) -> "ReEncoder":
+    """The encoder of a finetuned run."""
+    import importlib
+
+    found = importlib.import_module("muse.head.finetune")
+    encoder: ReEncoder = found.load_reencoder(run, store, device=device)
+    return encoder
+
+
+def _is_finetuned(head: str) -> bool:
+    from muse.head.checkpoint import is_finetuned, is_run, read_config
+
+    return is_run(Path(head)) and is_finetuned(read_config(Path(head)))
+
+
+def _name(source: "RawStore", encoder: "ReEncoder") -> str:
+    """By the new store's fingerprint and the listing: other weights or videos, another folder."""
+    import dataclasses
+
+    header = dataclasses.replace(source.header, encoder=encoder.info)
+    return f"{header.fingerprint[:12]}-{header.listing_sha256[:12]}"
+
+
+def _encoded(source: "RawStore", folder: Path, encoder: "ReEncoder") -> "FeatureStore":
+    from muse.cli.progress import WorldReporter, interruptible
+    from muse.pipeline.reencode import reencode
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with interruptible(), WorldReporter("encode again") as reporter:
+        return reencode(source, folder, encoder, on_progress=reporter.update)

@@ -1,0 +1,96 @@
+"""Makes what a run trains, from its settings: the head, its optimiser, what the loader reads.
+
+Knows nothing of steps, files or checkpoints.
+"""
+
+import torch
+
+from muse.head.aggregator import MuseAggregator
+from muse.head.data import SplitSelection
+from muse.head.devices import Precision
+from muse.head.finetune import FinetunedHead, new_finetuned_head
+from muse.head.head_config import HeadConfig
+from muse.head.learner import Learner
+from muse.head.model import RetrievalHead
+from muse.head.optimizer import HeadOptimizer
+from muse.head.process_group import ProcessGroup
+from muse.head.pyramid import cells_per_scale
+from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.head.train_config import NO_FINETUNE, VIDEOS_AT_ONCE, TrainConfig
+from muse.pipeline.store import FeatureStore
+
+
+def require_scales(head: HeadConfig, store: FeatureStore) -> None:
+    """Refuses, before a folder is made, scales that this store's patches don't have."""
+    if head.aggregator == "muse":
+        cells_per_scale(store.header.encoder.grid, head.factors)
+
+
+def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
+    """Never ``auto``; a deterministic run has no use for mamba-ssm's kernel."""
+    wanted = "cpu" if config.deterministic and config.scan == "auto" else config.scan
+    return resolve_backend(wanted, device)
+
+
+def new_head(
+    head: HeadConfig,
+    store: FeatureStore,
+    config: TrainConfig,
+    device: torch.device,
+    scan: ScanBackend,
+) -> RetrievalHead:
+    """A head with initial weights, from the global random state, over towers where they train."""
+    module = RetrievalHead(head, scan=scan)
+    if config.finetune != NO_FINETUNE:
+        module = new_finetuned_head(
+            module,
+            store,
+            finetune=config.finetune,
+            with_text=config.finetune_text,
+            recompute=config.recompute,
+        )
+    if isinstance(module.aggregator, MuseAggregator):
+        module.aggregator.recompute = config.recompute
+    return module.to(device)
+
+
+def new_learner(
+    module: RetrievalHead,
+    config: TrainConfig,
+    device: torch.device,
+    precision: Precision,
+    group: ProcessGroup,
+    *,
+    num_steps: int,
+) -> Learner:
+    """What trains a head."""
+    rates = None
+    if isinstance(module, FinetunedHead):
+        rates = module.peak_rates(config.clip_lr, layer_decay=config.layer_decay)
+    optimizer = HeadOptimizer(
+        module,
+        peak_lr=config.lr,
+        warmup=config.warmup,
+        num_steps=num_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optimizer=config.optimizer,
+        decay=config.decay,
+        peak_rates=rates,
+    )
+    return Learner(
+        module,
+        optimizer,
+        duplicates=config.duplicates,
+        videos_at_once=config.videos_at_once or VIDEOS_AT_ONCE[device.type],
+        precision=precision,
+        ema=config.ema,
+        group=group,
+    )
+
+
+def token_ids_of(
+    head: RetrievalHead, store: FeatureStore, selection: SplitSelection
+) -> torch.Tensor | None:
+    """(Q, C) of a selection's captions, made once; None where no text tower is trained."""
+    return head.token_ids([store.captions[row].text for row in selection.caption_rows_Q])
