@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.head.evaluate import MEAN_POOL, embed_split, open_head
+from muse.head.embeddings import embed_split
+from muse.head.evaluate import MEAN_POOL, open_head
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.metrics import text_to_video_ranks, video_to_text_ranks
 from muse.head.model import VideoEmbedder

@@ -56,7 +56,7 @@ def compare(
     from muse.cli.results_file import comparison_content
     from muse.head.bootstrap import Resampling
     from muse.head.comparison import compare_heads, head_ranks
-    from muse.head.evaluate import embed_split
+    from muse.head.embeddings import embed_split
 
     resampling = Resampling(level=interval, draws=draws)
     opened = [

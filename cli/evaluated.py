@@ -16,7 +16,8 @@ from muse.cli.reencoded import store_of_head
 if TYPE_CHECKING:
     import torch
 
-    from muse.head.evaluate import RetrievalReport, SplitEmbeddings
+    from muse.head.embeddings import SplitEmbeddings
+    from muse.head.evaluate import RetrievalReport
     from muse.head.model import VideoEmbedder
     from muse.head.ranks import RetrievalRanks
     from muse.pipeline.store import FeatureStore
@@ -103,7 +104,8 @@ def evaluate_opened(opened: OpenedHead, split: str, rules: Rules) -> Evaluated:
         ManifestError: If the split has no usable pair.
         MetricError: If an embedding is NaN or infinite.
     """
-    from muse.head.evaluate import embed_split, report_of, split_ranks
+    from muse.head.embeddings import embed_split
+    from muse.head.evaluate import report_of, split_ranks
 
     start = time.monotonic()
     embedded = embed_split(opened.store, opened.head, split=split, device=opened.device)

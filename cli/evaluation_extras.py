@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muse.cli.evaluated import Evaluated, OpenedHead
     from muse.head.bootstrap import Interval, Resampling
-    from muse.head.evaluate import SplitEmbeddings
+    from muse.head.embeddings import SplitEmbeddings
     from muse.head.post_processing import PostProcessedNumbers, PostProcessing
     from muse.head.retrieval_intervals import RetrievalIntervals
     from muse.pipeline.store import FeatureStore

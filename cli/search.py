@@ -38,7 +38,8 @@ def search(
     from muse.cli.reencoded import store_of_head
     from muse.cli.report import print_line
     from muse.errors import StoreError, UsageError
-    from muse.head.evaluate import embed_videos, open_head, rank_videos
+    from muse.head.embeddings import embed_videos
+    from muse.head.evaluate import open_head, rank_videos
 
     if not text.strip():
         raise UsageError("the text is empty. Write what to look for.")

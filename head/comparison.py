@@ -25,7 +25,7 @@ from muse.head.bootstrap import (
     resampled_numbers,
 )
 from muse.head.data import SplitSelection
-from muse.head.evaluate import SplitEmbeddings
+from muse.head.embeddings import SplitEmbeddings
 from muse.head.metrics import Ranks
 from muse.head.permutation import sign_flip_p_values
 from muse.pipeline.store import FeatureStore

@@ -1,31 +1,25 @@
 """Retrieval numbers of a head on a split, and the ranking of videos for one text.
 
-The head runs once a video and never sees a caption. Always float32, so that two machines differ
-by rounding only. Knows nothing of training.
+Always float32, so that two machines differ by rounding only. Knows nothing of training.
 """
 
 # Legend: Q captions, V videos, B videos at a time, D width.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from muse.errors import MetricError
 from muse.head import metrics
 from muse.head.checkpoint import load_head
-from muse.head.data import SplitSelection, read_captions, select_split
 from muse.head.devices import Device, resolve_device
-from muse.head.loader import read_video_batches
+from muse.head.embeddings import SplitEmbeddings, embed_split
 from muse.head.metrics import AxisNumbers, DirectionNumbers, numbers_by_axis, retrieval_numbers
-from muse.head.model import MeanPoolHead, RetrievalHead, VideoEmbedder
-from muse.head.process_group import ALONE, ProcessGroup
+from muse.head.model import MeanPoolHead, VideoEmbedder
 from muse.head.ranks import RetrievalRanks, TieRule
 from muse.head.scan.select import ScanBackend, resolve_backend
 from muse.head.similarity.mean_pool import cosine_similarity
@@ -34,8 +28,6 @@ from muse.pipeline.header import EncoderInfo
 from muse.pipeline.store import FeatureStore
 
 MEAN_POOL = "mean-pool"
-VIDEOS_AT_A_TIME = 32
-CAPTIONS_AT_A_TIME = 256  # of a text tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,19 +85,6 @@ class RetrievalReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitEmbeddings:
-    """A split as one head sees it: all that its numbers are made of."""
-
-    selection: SplitSelection
-    text_QD: Tensor
-    """(Q, D) float32 unit vectors."""
-    video_VD: Tensor
-    """(V, D) float32 unit vectors, on the same device."""
-    video_of_caption_Q: Tensor
-    """(Q,) int64, on the same device."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RankedVideo:
     """One answer of a search."""
 
@@ -151,57 +130,6 @@ def open_head(
     return loaded.to(where), where
 
 
-@torch.no_grad()
-def embed_videos(
-    store: FeatureStore,
-    rows_V: NDArray[np.intp],
-    head: VideoEmbedder,
-    *,
-    device: torch.device,
-    on_videos: Callable[[int], None] = lambda num_videos: None,
-) -> Tensor:
-    """(V, D) float32 unit vectors of the videos in some rows, on the CPU.
-
-    Args:
-        store: Where the tokens are.
-        rows_V: Rows that have features.
-        head: In evaluation mode, on ``device``.
-        device: Where the batches go.
-        on_videos: Called after each batch with how many videos it had.
-    """
-    blocks = [
-        rows_V[start : start + VIDEOS_AT_A_TIME]
-        for start in range(0, len(rows_V), VIDEOS_AT_A_TIME)
-    ]
-    embedded = []
-    for videos in read_video_batches(store, blocks, device=device):
-        video_BD = head.embed_videos(videos.tokens_BTKD.to(device), videos.valid_BT.to(device))
-        embedded.append(video_BD.float().cpu())
-        on_videos(len(video_BD))
-    return torch.cat(embedded or [torch.zeros(0, store.header.encoder.dim)])
-
-
-@torch.no_grad()
-def embed_texts(head: VideoEmbedder, texts: Sequence[str]) -> Tensor | None:
-    """(Q, D) float32 by a head's own text tower, not normalised, on the CPU; None without one."""
-    ids_QC = head.token_ids(texts) if isinstance(head, RetrievalHead) else None
-    if ids_QC is None:
-        return None
-    assert isinstance(head, RetrievalHead)
-    device = head.logit_scale.device
-    parts = torch.split(ids_QC, CAPTIONS_AT_A_TIME)
-    return torch.cat([head.embed_texts(part.to(device)).float().cpu() for part in parts])
-
-
-def embed_captions(store: FeatureStore, rows_Q: NDArray[np.intp], head: VideoEmbedder) -> Tensor:
-    """(Q, D) float32 of some captions, not normalised, on the CPU.
-
-    By the head's own text tower, or else the store's embeddings.
-    """
-    embedded = embed_texts(head, [store.captions[row].text for row in rows_Q])
-    return read_captions(store, rows_Q) if embedded is None else embedded
-
-
 def evaluate(
     store: FeatureStore,
     head: VideoEmbedder,
@@ -227,49 +155,6 @@ def evaluate(
     """
     embedded = embed_split(store, head, split=split, device=device, on_videos=on_videos)
     return report_of(store, embedded, head_name=head_name or head.name)
-
-
-def embed_split(
-    store: FeatureStore,
-    head: VideoEmbedder,
-    *,
-    split: str = "test",
-    device: torch.device | None = None,
-    on_videos: Callable[[int], None] = lambda num_videos: None,
-) -> SplitEmbeddings:
-    """The captions and videos of a split as vectors, each video embedded once.
-
-    The arguments and the `ManifestError` are those of `evaluate`.
-    """
-    return embed_selection(
-        store, head, select_split(store, split), device=device, on_videos=on_videos
-    )
-
-
-def embed_selection(
-    store: FeatureStore,
-    head: VideoEmbedder,
-    selection: SplitSelection,
-    *,
-    device: torch.device | None = None,
-    on_videos: Callable[[int], None] = lambda num_videos: None,
-    group: ProcessGroup = ALONE,
-) -> SplitEmbeddings:
-    """The captions and videos of a selection as vectors; the arguments are those of `evaluate`.
-
-    Each worker of a ``group`` embeds its part of the videos, and has them all.
-    """
-    where = device or torch.device("cpu")
-    rows_V = selection.video_rows_V
-    part_PD = embed_videos(store, group.part(rows_V), head, device=where, on_videos=on_videos)
-    video_VD = group.gather_rows(part_PD.to(where), num_rows=len(rows_V))
-    text_QD = F.normalize(embed_captions(store, selection.caption_rows_Q, head), dim=-1)
-    return SplitEmbeddings(
-        selection=selection,
-        text_QD=text_QD.to(where),
-        video_VD=video_VD,
-        video_of_caption_Q=torch.from_numpy(selection.video_of_caption_Q).to(where),
-    )
 
 
 def split_ranks(embedded: SplitEmbeddings, *, v2t: V2TRule = "group") -> RetrievalRanks:

@@ -25,7 +25,8 @@ from muse.errors import CheckpointError, ManifestError, MuseError, UsageError
 from muse.head.checkpoint import is_run, load_head
 from muse.head.data import select_split
 from muse.head.devices import resolve_device
-from muse.head.evaluate import VIDEOS_AT_A_TIME, evaluate
+from muse.head.embeddings import VIDEOS_AT_A_TIME
+from muse.head.evaluate import evaluate
 from muse.head.head_config import HeadConfig
 from muse.head.run_files import CONFIG_FILE, HEAD_FILE, replace_file
 from muse.head.run_log import read_log

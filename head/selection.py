@@ -17,7 +17,8 @@ from torch import Tensor
 
 from muse.errors import CheckpointError
 from muse.head.data import ALL_SPLITS, SplitSelection
-from muse.head.evaluate import embed_selection, report_of
+from muse.head.embeddings import embed_selection
+from muse.head.evaluate import report_of
 from muse.head.metrics import DirectionNumbers
 from muse.head.model import RetrievalHead
 from muse.head.process_group import ALONE, ProcessGroup

@@ -7,7 +7,7 @@ import torch
 
 from muse.errors import UsageError
 from muse.head.data import ALL_SPLITS, select_split
-from muse.head.evaluate import SplitEmbeddings, embed_selection
+from muse.head.embeddings import SplitEmbeddings, embed_selection
 from muse.head.model import VideoEmbedder
 from muse.head.post_processing import Retrieval
 from muse.pipeline.store import FeatureStore

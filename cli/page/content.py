@@ -20,7 +20,8 @@ from muse.errors import StoreError
 from muse.head import metrics
 from muse.head.bootstrap import Resampling
 from muse.head.comparison import Comparison, HeadRanks, compare_heads
-from muse.head.evaluate import MEAN_POOL, RetrievalReport, SplitEmbeddings
+from muse.head.embeddings import SplitEmbeddings
+from muse.head.evaluate import MEAN_POOL, RetrievalReport
 from muse.head.ledger import curve_places, recall_curve, text_to_video_ledger
 from muse.head.ranks import Ranks, RetrievalRanks
 from muse.head.run_log import read_log

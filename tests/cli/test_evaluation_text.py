@@ -4,7 +4,8 @@ import pytest
 
 from muse.cli.evaluation_text import print_evaluation
 from muse.head.bootstrap import Resampling
-from muse.head.evaluate import embed_split, report_of, split_ranks
+from muse.head.embeddings import embed_split
+from muse.head.evaluate import report_of, split_ranks
 from muse.head.model import MeanPoolHead
 from muse.head.retrieval_intervals import retrieval_intervals
 from tests.head.memory_store import make_store

@@ -26,7 +26,8 @@ from muse.cli.page.numbers import chance_numbers
 from muse.cli.page.page import page_of, write_page
 from muse.errors import StoreError, UsageError
 from muse.head.bootstrap import Resampling
-from muse.head.evaluate import SplitEmbeddings, embed_split, report_of
+from muse.head.embeddings import SplitEmbeddings, embed_split
+from muse.head.evaluate import report_of
 from muse.head.model import MeanPoolHead
 from muse.pipeline.records import Failure
 from tests.cli.conftest import Outcome

@@ -25,7 +25,8 @@ from muse.cli.page.markup import Markup
 from muse.cli.page.page import page_of, write_page
 from muse.cli.page.responses import response_figure
 from muse.head.bootstrap import Resampling
-from muse.head.evaluate import embed_split, report_of
+from muse.head.embeddings import embed_split
+from muse.head.evaluate import report_of
 from muse.head.head_config import paper_head
 from muse.head.model import MeanPoolHead, RetrievalHead
 from muse.head.responses import responses

@@ -13,7 +13,8 @@ from muse.cli.page.content import HeadResult, PageContent, head_result, page_con
 from muse.cli.page.page import page_of
 from muse.cli.page.uncertainty import uncertainty
 from muse.head.bootstrap import Resampling, intervals
-from muse.head.evaluate import SplitEmbeddings, embed_split, report_of
+from muse.head.embeddings import SplitEmbeddings, embed_split
+from muse.head.evaluate import report_of
 from muse.head.model import MeanPoolHead
 from tests.head.memory_store import MemoryStore, make_store
 

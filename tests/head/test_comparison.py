@@ -15,7 +15,7 @@ from muse.head.comparison import (
     compare_heads,
     head_ranks,
 )
-from muse.head.evaluate import embed_split
+from muse.head.embeddings import embed_split
 from muse.head.metrics import direction_numbers
 from muse.head.model import MeanPoolHead
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from muse.errors import EncoderError, IncompatibleStoreError, UsageError
 from muse.head.checkpoint import load_head
-from muse.head.evaluate import embed_captions, embed_videos
+from muse.head.embeddings import embed_captions, embed_videos
 from muse.head.finetune import FinetunedHead, new_finetuned_head, view_below
 from muse.head.head_config import HeadConfig
 from muse.head.model import RetrievalHead

@@ -7,7 +7,7 @@ from memory_store import MemoryStore, make_store
 
 from muse.errors import UsageError
 from muse.head.data import read_captions
-from muse.head.evaluate import SplitEmbeddings, embed_split
+from muse.head.embeddings import SplitEmbeddings, embed_split
 from muse.head.ledger import QueryLedger, text_to_video_ledger
 from muse.head.ledger_file import NUM_ANSWERS, SCHEMA, write_ledgers
 from muse.head.model import MeanPoolHead

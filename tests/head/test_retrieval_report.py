@@ -6,7 +6,8 @@ import torch
 from memory_store import make_store
 
 from muse.errors import CheckpointError, ManifestError, MetricError
-from muse.head.evaluate import embed_videos, evaluate, open_head, rank_videos
+from muse.head.embeddings import embed_videos
+from muse.head.evaluate import evaluate, open_head, rank_videos
 from muse.head.model import MeanPoolHead
 
 
