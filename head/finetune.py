@@ -51,13 +51,14 @@ class FinetunedHead(RetrievalHead):
         Raises:
             UsageError: As `RetrievalHead.embed_videos`.
         """
+        return super().embed_videos(self.encode_maps(tokens_BTKD, valid_BT), valid_BT)
+
+    def encode_maps(self, maps_BTKW: Tensor, valid_BT: Tensor) -> Tensor:
+        """(B, T, K, D) tokens that the head reads, in the dtype of the weights; 0 for padding."""
         wide = self.logit_scale.dtype
-        tokens_NKD = self.towers.image(tokens_BTKD[valid_BT].to(wide)).to(wide)
+        tokens_NKD = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
         shape = (*valid_BT.shape, *tokens_NKD.shape[1:])
-        encoded_BTKD = tokens_NKD.new_zeros(shape).masked_scatter(
-            valid_BT[:, :, None, None], tokens_NKD
-        )
-        return super().embed_videos(encoded_BTKD, valid_BT)
+        return tokens_NKD.new_zeros(shape).masked_scatter(valid_BT[:, :, None, None], tokens_NKD)
 
     def embed_texts(self, texts: Tensor) -> Tensor:
         """(B, D): token ids (B, C) through the text tower; without one, cached embeddings."""
