@@ -7,6 +7,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,19 +69,42 @@ def write_rows(
         dim: D.
         logit_scale: Where a head's temperature begins.
     """
-    header = header_of(
+    write_views(
+        path,
         rows,
         encoder=encoder_of(grid, dim, logit_scale=logit_scale),
+        views=("tokens",),
+        arrays_of_row=lambda row: {"tokens": tokens_of(row).astype(np.float16)},
+        texts_QD=texts_QD,
+        num_frames=num_frames,
+    )
+
+
+def write_views(
+    path: Path,
+    rows: ListedRows,
+    *,
+    encoder: EncoderInfo,
+    views: tuple[str, ...],
+    arrays_of_row: Callable[[int], dict[str, NDArray[Any]]],
+    texts_QD: NDArray[np.floating],
+    num_frames: int,
+) -> None:
+    """The same of any views: the arrays of each row are given by name."""
+    header = header_of(
+        rows,
+        encoder=encoder,
         sampling=Sampling(num_frames=num_frames),
         shard_size=64,
         batch_videos=8,
+        views=views,
     )
     writer = StoreWriter.create(path, header, rows)
     for shard in all_video_shards(rows, shard_size=header.shard_size):
         clips = [
             ClipFeatures(
                 video_id=video.video_id,
-                arrays={"tokens": tokens_of(shard.first_row + place).astype(np.float16)},
+                arrays=arrays_of_row(shard.first_row + place),
                 valid_T=np.ones(num_frames, dtype=np.bool_),
                 pts_seconds_T=np.arange(num_frames, dtype=np.float64),
             )

@@ -130,7 +130,9 @@ class Learner:
         torch.autograd.backward(loss / num_batches)
         for part, state, video_PD in zip(parts, random_states, embedded, strict=True):
             set_random_state(state, self.device)
-            torch.autograd.backward(self._embed(part), video_PD.grad)
+            again_PD = self._embed(part)
+            if again_PD.requires_grad:  # mean pooling has no weight
+                torch.autograd.backward(again_PD, video_PD.grad)
         return loss.item()
 
     def _sum_gradients(self) -> None:

@@ -139,6 +139,16 @@ def test_activations_that_are_made_again_change_no_bit(
         assert kept.read_bytes() == made_again.read_bytes()
 
 
+@pytest.mark.parametrize("videos_at_once", [16, 3])
+def test_mean_pooling_learns_its_temperature(videos_at_once: int, tmp_path: Path) -> None:
+    head = dataclasses.replace(HEAD, depth=0, factors=(), logit_scale_init=1.0)
+    reports: list[StepReport] = []
+    config = dataclasses.replace(CONFIG, videos_at_once=videos_at_once, warmup=0.0)
+    store = make_store(num_videos=12)
+    train(store, tmp_path / "run", head=head, config=config, on_step=reports.append)
+    assert len({report.logit_scale for report in reports}) == len(reports) > 1
+
+
 def test_run_that_an_older_muse_began_goes_on_with_what_it_did(tmp_path: Path) -> None:
     store, run = make_store(num_videos=8), tmp_path / "run"
     train(store, run, head=HEAD, config=CONFIG)
