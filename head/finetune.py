@@ -56,7 +56,7 @@ class FinetunedHead(RetrievalHead):
     def encode_maps(self, maps_BTKW: Tensor, valid_BT: Tensor) -> Tensor:
         """(B, T, K, D) tokens that the head reads, in the dtype of the weights; 0 for padding."""
         wide = self.logit_scale.dtype
-        tokens_NKD = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
+        tokens_NKD: Tensor = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
         shape = (*valid_BT.shape, *tokens_NKD.shape[1:])
         return tokens_NKD.new_zeros(shape).masked_scatter(valid_BT[:, :, None, None], tokens_NKD)
 
