@@ -24,12 +24,13 @@ class ScanFlag(StrEnum):
     auto = "auto"
     reference = "reference"
     cpu = "cpu"
+    cuda = "cuda"
     mamba_ssm = "mamba-ssm"
 
 
 ScanOption = Annotated[
     ScanFlag,
-    typer.Option(help="Selective scan; auto is mamba-ssm's on a GPU where installed, else cpu."),
+    typer.Option(help="Selective scan; auto is cuda on a GPU, else cpu."),
 ]
 
 

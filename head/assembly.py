@@ -27,9 +27,8 @@ def require_scales(head: HeadConfig, store: FeatureStore) -> None:
 
 
 def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
-    """Never ``auto``; a deterministic run has no use for mamba-ssm's kernel."""
-    wanted = "cpu" if config.deterministic and config.scan == "auto" else config.scan
-    return resolve_backend(wanted, device)
+    """Never ``auto``."""
+    return resolve_backend(config.scan, device)
 
 
 def new_head(

@@ -79,10 +79,13 @@ class HeadOptimizer:
             decayed = weight_decay if has_weight_decay(name, parameter, rule=decay) else 0.0
             groups.setdefault((part, decayed), []).append(parameter)
         kind = BertAdam if optimizer == "bertadam" else torch.optim.AdamW
+        # One kernel for all weights of a group, where there is one.
+        self._is_fused = optimizer == "adamw" and next(module.parameters()).is_cuda
         self.adam = kind(
             [{"params": group, "weight_decay": of} for (_, of), group in groups.items()],
             betas=ADAM_BETAS,
             eps=ADAM_EPS,
+            **({"fused": True} if self._is_fused else {}),
         )
         self._parts = [part for part, _ in groups]
 
@@ -115,9 +118,10 @@ class HeadOptimizer:
         """Goes on from `state`."""
         for name, parameter in self.parameters.items():
             moments = {moment: state.get(f"{moment}/{name}") for moment in MOMENTS}
-            # Copies: the moments are changed in place. The step count lives on the CPU.
+            # Copies: the moments are changed in place. The step count may live on the CPU.
+            count = parameter.device if self._is_fused else torch.device("cpu")
             found = {
-                moment: tensor.to("cpu" if moment == "step" else parameter.device, copy=True)
+                moment: tensor.to(count if moment == "step" else parameter.device, copy=True)
                 for moment, tensor in moments.items()
                 if tensor is not None
             }

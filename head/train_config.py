@@ -92,14 +92,13 @@ class TrainConfig:
     seed: int = 42
     """Decides initial weights, order of pairs, dropout and what is held out."""
     deterministic: bool = False
-    """Whether CUDA repeats a run bit for bit, as a CPU does anyway; slower. ``scan`` is then
-    ``cpu`` where it is ``auto``."""
+    """Whether CUDA repeats a run bit for bit, as a CPU does anyway; slower."""
     precision: Precision = "auto"
     """``auto``: bf16 matrix products on CUDA, fp32 elsewhere. The scan is fp32 always."""
     device: Device = "auto"
     """``auto``: CUDA where there is one."""
     scan: ScanBackend = "auto"
-    """``auto``: mamba-ssm's kernel where it is installed and the device is CUDA."""
+    """``auto``: ``cuda`` on a GPU, else ``cpu``."""
     num_workers: int = 1
     """Processes, one a GPU, that share each batch: ``batch_size`` is of all together, and the
     numbers are those of one worker but for rounding and dropout."""
@@ -157,7 +156,7 @@ class TrainConfig:
         if self.deterministic and self.scan == "mamba-ssm":
             raise UsageError(
                 "scan mamba-ssm with deterministic: its backward adds in an order that changes. "
-                "Choose scan cpu, which runs on CUDA too, or auto."
+                "Choose scan cuda, or auto."
             )
         if self.finetune_text and self.finetune == NO_FINETUNE:
             raise UsageError(

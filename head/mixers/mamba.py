@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from muse.head.mixers.fused import BOTH_WAYS, FusedDirections, runs_fused
 from muse.head.ordering import reverse_sequences
 from muse.head.scan.select import ScanBackend, select_scan
 
@@ -48,6 +49,10 @@ class Mamba(nn.Module):
         """The mixed sequence; see `BiMamba.forward`. What lies behind a length is never scanned
         before it, so lengths are not looked at."""
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
+        if runs_fused(self.scan, u_BLE):
+            fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
+            y_BLE = fused(u_BLE, z_BLE, (self.A_log,), (self.D,), (False,), length_B)
+            return cast(Tensor, self.out_proj(y_BLE))
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
             self.scan,
@@ -87,6 +92,12 @@ class BiMambaV1(nn.Module):
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`."""
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
+        if runs_fused(self.scan, u_BLE):
+            fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
+            y_BLE = fused(
+                u_BLE, z_BLE, (self.A_log, self.A_b_log), (self.D, self.D), BOTH_WAYS, length_B
+            )
+            return cast(Tensor, self.out_proj(y_BLE))
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
             self.scan,
@@ -140,6 +151,16 @@ class BiMamba(nn.Module):
             (B, L, D).
         """
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
+        if runs_fused(self.scan, u_BLE):
+            fused = FusedDirections(
+                (self.conv1d, self.conv1d_b),
+                (self.x_proj, self.x_proj_b),
+                (self.dt_proj, self.dt_proj_b),
+            )
+            y_BLE = fused(
+                u_BLE, z_BLE, (self.A_log, self.A_b_log), (self.D, self.D_b), BOTH_WAYS, length_B
+            )
+            return cast(Tensor, self.out_proj(y_BLE))
         forward = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         backward = _scan_inputs(
             reverse_sequences(u_BLE, length_B),

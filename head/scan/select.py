@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from muse.errors import MuseError, UsageError
-from muse.head.scan import cpu, mamba_ssm, reference
+from muse.head.scan import cpu, cuda, mamba_ssm, reference
 
-ScanBackend = Literal["auto", "reference", "cpu", "mamba-ssm"]
+ScanBackend = Literal["auto", "reference", "cpu", "cuda", "mamba-ssm"]
 
 
 class SelectiveScan(Protocol):
@@ -34,6 +34,7 @@ class SelectiveScan(Protocol):
 _SCANS: dict[str, SelectiveScan] = {
     "reference": reference.selective_scan,
     "cpu": cpu.selective_scan,
+    "cuda": cuda.selective_scan,
     "mamba-ssm": mamba_ssm.selective_scan,
 }
 
@@ -48,8 +49,14 @@ def resolve_backend(backend: ScanBackend, device: torch.device) -> ScanBackend:
     if backend not in get_args(ScanBackend):
         raise UsageError(f"scan {backend!r}: choose one of {', '.join(get_args(ScanBackend))}")
     if backend == "auto":
-        has_kernel = device.type == "cuda" and mamba_ssm.why_unavailable() is None
-        return "mamba-ssm" if has_kernel else "cpu"
+        has_kernel = device.type == "cuda" and cuda.why_unavailable() is None
+        return "cuda" if has_kernel else "cpu"
+    if backend == "cuda":
+        reason = cuda.why_unavailable()
+        if reason is None and device.type != "cuda":
+            reason = f"the head is on {device.type}, the kernel runs on CUDA only"
+        if reason is not None:
+            raise MuseError(f"scan cuda: {reason}. Leave the scan on auto.")
     if backend == "mamba-ssm":
         reason = mamba_ssm.why_unavailable()
         if reason is None and device.type != "cuda":

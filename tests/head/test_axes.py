@@ -107,7 +107,7 @@ def test_each_axis_is_the_same_with_the_cpu_scan(axis: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scan", ["cpu", "mamba-ssm"])
+@pytest.mark.parametrize("scan", ["cpu", "cuda", "mamba-ssm"])
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_is_the_same_on_the_gpu(axis: str, scan: ScanBackend, cuda: torch.device) -> None:
     if scan == "mamba-ssm" and why_unavailable() is not None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from muse.errors import MuseError, UsageError
 from muse.head.scan import cpu, mamba_ssm, reference
+from muse.head.scan import cuda as cuda_scan
 from muse.head.scan.select import SelectiveScan, resolve_backend, select_scan
 
 
@@ -91,12 +92,14 @@ def test_asking_for_mamba_ssm_where_it_cannot_run_says_what_to_install() -> None
 
 
 def test_unknown_backend_is_named_with_the_choices() -> None:
-    with pytest.raises(UsageError, match=r"'triton'.*auto, reference, cpu, mamba-ssm"):
+    with pytest.raises(UsageError, match=r"'triton'.*auto, reference, cpu, cuda, mamba-ssm"):
         select_scan("triton", torch.device("cpu"))  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scan", [mamba_ssm.selective_scan, cpu.selective_scan])
+@pytest.mark.parametrize(
+    "scan", [mamba_ssm.selective_scan, cuda_scan.selective_scan, cpu.selective_scan]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
 def test_scan_on_the_gpu_agrees_with_the_reference(
     scan: SelectiveScan, dtype: torch.dtype, tolerance: float, cuda: torch.device

@@ -1,0 +1,261 @@
+"""The selective scan and its gradient as one CUDA kernel each, for all directions at once.
+
+The kernels are in ``scan_forward.cu`` and ``scan_backward.cu`` beside this file. Directions that
+begin at the end walk from there, and lengths are kept to, so nothing is reversed or padded in
+memory. Knows nothing of the block around the scan.
+"""
+
+# Legend: X directions, B videos, L tokens, E inner width, N state size, C blocks of channels.
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muse.errors import UsageError
+from muse.head.scan.cuda_kernels import Kernel, compile_kernels
+from muse.head.scan.cuda_kernels import why_unavailable as why_unavailable
+
+_HERE = Path(__file__).parent
+# As the source decides them by the state size: channels and threads of a block, tokens of a tile.
+_CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
+_THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
+_TILE = {8: 32, 16: 32, 32: 32, 64: 16}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in ("directions", "videos", "length", "width", "tiles", "blocks", "reversed")
+    ]
+
+
+class _Stride(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_longlong) for name in "xbl"]
+
+
+def selective_scan(
+    u_XBLE: Tensor,
+    delta_XBLE: Tensor,
+    A_XEN: Tensor,
+    B_XBLN: Tensor,
+    C_XBLN: Tensor,
+    D_XE: Tensor,
+    delta_bias_XE: Tensor,
+    *,
+    reversed_X: Sequence[bool] = (),
+    length_B: Tensor | None = None,
+) -> Tensor:
+    """The output of the selective state space model; see `muse.head.scan.reference`.
+
+    Args:
+        u_XBLE: (X, B, L, E) float32, bfloat16 or float16, on a CUDA device.
+        delta_XBLE: (X, B, L, E) step sizes before bias and softplus.
+        A_XEN: (X, E, N) float32, negative; N up to 64.
+        B_XBLN: (X, B, L, N) input projections.
+        C_XBLN: (X, B, L, N) output projections.
+        D_XE: (X, E) float32 skip connection.
+        delta_bias_XE: (X, E) float32.
+        reversed_X: Whether a direction begins at its sequences' ends; none does if empty.
+        length_B: (B,) tokens of each sequence; what lies behind is not read, and 0 in the output.
+
+    Returns:
+        (X, B, L, E) in the dtype of ``u_XBLE``. States are float32.
+
+    Raises:
+        UsageError: If N or the dtype is another.
+    """
+    num_states = A_XEN.shape[-1]
+    padded = next((size for size in _TILE if size >= num_states), None)
+    if padded is None or u_XBLE.dtype not in DTYPES:
+        raise UsageError(
+            f"scan cuda: {num_states} states of {u_XBLE.dtype}; it takes up to 64, and float32, "
+            "bfloat16 or float16. Choose scan cpu."
+        )
+    dtype = u_XBLE.dtype
+    if padded > num_states:  # by states that stay 0
+        extra = (0, padded - num_states)
+        A_XEN, B_XBLN, C_XBLN = (F.pad(tensor, extra) for tensor in (A_XEN, B_XBLN, C_XBLN))
+    delta_XBLE, B_XBLN, C_XBLN = (t.to(dtype) for t in (delta_XBLE, B_XBLN, C_XBLN))
+    tensors = [u_XBLE, delta_XBLE, B_XBLN, C_XBLN]
+    u_XBLE, delta_XBLE, B_XBLN, C_XBLN = (row_major(tensor) for tensor in tensors)
+    floats = (A_XEN.float(), D_XE.float(), delta_bias_XE.float())
+    A_XEN, D_XE, delta_bias_XE = (tensor.contiguous() for tensor in floats)
+    needs_gradient = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (*tensors, *floats)
+    )
+    directions = bits_of(reversed_X)
+    lengths = None if length_B is None else length_B.to(u_XBLE.device, torch.int32)
+    y_XBLE: Tensor
+    y_XBLE, _ = _forward(
+        u_XBLE, delta_XBLE, A_XEN, B_XBLN, C_XBLN, D_XE, delta_bias_XE, lengths, directions,
+        needs_gradient,
+    )  # fmt: skip
+    return y_XBLE
+
+
+@torch.library.custom_op("muse::selective_scan", mutates_args=())
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    lengths: Tensor | None,
+    directions: int,
+    keeps_states: bool,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the states before each tile where a gradient needs them."""
+    shape = _shape_of(u, A, directions)
+    y, states = _empty_outputs(u, A, keeps_states)
+    if y.numel():
+        _kernel_for("scan_forward", (u, delta, B, C, y), A)(
+            u, delta, A, B, C, D, bias, lengths, y, states if keeps_states else None, shape,
+            *(stride_of(tensor) for tensor in (u, delta, B, C, y)),
+            **_grid(shape, A),
+        )  # fmt: skip
+    return y, states
+
+
+@_forward.register_fake
+def _(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor,
+    lengths: Tensor | None, directions: int, keeps_states: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _empty_outputs(u, A, keeps_states)
+
+
+@torch.library.custom_op("muse::selective_scan_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    lengths: Tensor | None,
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u and delta; of A, D and the bias by video; of B and C beside each other."""
+    shape = _shape_of(u, A, directions)
+    gradients = _empty_gradients(u, A)
+    du, ddelta, dA_XBEN, dD_bias_2XBE, _ = gradients
+    if not dy.numel():
+        return tuple(tensor.zero_() for tensor in gradients)  # type: ignore[return-value]
+    num_states = A.shape[-1]
+    dBC_XBLCN = u.new_empty((*u.shape[:3], shape.blocks, 2 * num_states), dtype=torch.float32)
+    _kernel_for("scan_backward", (u, delta, B, C, dy), A)(
+        u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBEN, dBC_XBLCN,
+        dD_bias_2XBE[0], dD_bias_2XBE[1], shape,
+        *(stride_of(tensor) for tensor in (u, delta, B, C, dy, du, ddelta)),
+        **_grid(shape, A),
+    )  # fmt: skip
+    return du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLCN.sum(3)
+
+
+@_backward.register_fake
+def _(
+    dy: Tensor, states: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor, bias: Tensor, lengths: Tensor | None, directions: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _empty_gradients(u, A)
+
+
+def _empty_gradients(u: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    num_directions, num_videos, length, width = u.shape
+    num_states, wide = A.shape[-1], torch.float32
+    return (
+        u.new_empty(u.shape),
+        u.new_empty(u.shape),
+        u.new_empty((num_directions, num_videos, width, num_states), dtype=wide),
+        u.new_empty((2, num_directions, num_videos, width), dtype=wide),
+        u.new_empty((num_directions, num_videos, length, 2 * num_states), dtype=wide),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.directions, _ = inputs
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    states, *tensors = ctx.saved_tensors
+    _, _, A, B, C, _, _, _ = tensors
+    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = _backward(
+        row_major(dy), states, *tensors, ctx.directions
+    )
+    dB, dC = dBC_XBLN.split(A.shape[-1], dim=-1)
+    dD, dbias = dD_bias_2XBE.sum(2)
+    return (
+        du, ddelta, dA_XBEN.sum(1), dB.to(B.dtype), dC.to(C.dtype), dD, dbias, None, None, None,
+    )  # fmt: skip
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _shape_of(u: Tensor, A: Tensor, directions: int) -> _Shape:
+    num_directions, num_videos, length, width = u.shape
+    tile, channels = _TILE[int(A.shape[-1])], _CHANNELS[int(A.shape[-1])]
+    return _Shape(
+        num_directions, num_videos, length, width, -(-length // tile), -(-width // channels),
+        directions,
+    )  # fmt: skip
+
+
+def _grid(shape: _Shape, A: Tensor) -> dict[str, int]:
+    blocks = shape.directions * shape.videos * shape.blocks
+    return {"blocks": blocks, "threads": _THREADS[A.shape[-1]]}
+
+
+def _empty_outputs(u: Tensor, A: Tensor, keeps_states: bool) -> tuple[Tensor, Tensor]:
+    """y, and (X, B, tiles, E, N) or nothing."""
+    num_tiles = -(-u.shape[2] // _TILE[int(A.shape[-1])])
+    sizes = (*u.shape[:2], num_tiles, *A.shape[1:]) if keeps_states else (0,)
+    return u.new_empty(u.shape), u.new_empty(sizes, dtype=torch.float32)
+
+
+def bits_of(reversed_X: Sequence[bool]) -> int:
+    """Bit x: whether direction x begins at the end."""
+    return sum(1 << x for x, is_reversed in enumerate(reversed_X) if is_reversed)
+
+
+def row_major(tensor_XBLC: Tensor) -> Tensor:
+    """The last axis contiguous; the others may lie as they do, repeated ones too."""
+    return tensor_XBLC if tensor_XBLC.stride(-1) == 1 else tensor_XBLC.contiguous()
+
+
+def stride_of(tensor_XBLC: Tensor) -> _Stride:
+    """Of the first three axes, in elements."""
+    return _Stride(*tensor_XBLC.stride()[:3])
+
+
+def _kernel_for(name: str, tensors: Sequence[Tensor], A: Tensor) -> Kernel:
+    """Compiled for their dtype, and for eight channels at a time where all lie so."""
+    u = tensors[0]
+    is_aligned = u.shape[-1] % 8 == 0 and all(
+        tensor.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in tensor.stride()[:3])
+        for tensor in tensors
+    )
+    return _kernel(name, A.shape[-1], DTYPES[u.dtype], is_aligned, u.device)
+
+
+@cache
+def _kernel(
+    name: str, num_states: int, dtype: int, is_aligned: bool, device: torch.device
+) -> Kernel:
+    macros = {"N_STATE": num_states, "DTYPE": dtype, "ALIGNED": int(is_aligned)}
+    sources = [_HERE / file for file in ("values.cuh", "scan_tile.cuh", f"{name}.cu")]
+    (kernel,) = compile_kernels(sources, (name,), macros, device)
+    return kernel

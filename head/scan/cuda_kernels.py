@@ -1,0 +1,150 @@
+"""CUDA kernels from their source, compiled when first used: no compiler is needed to install.
+
+NVRTC, which comes with torch, compiles for the GPU at hand; what it makes is kept in a folder, so
+that the next process loads it. The only importer of cuda.bindings. Knows nothing of scans.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from muse.errors import MuseError
+
+CACHE_VARIABLE = "MUSE_KERNEL_CACHE"
+
+
+@cache
+def why_unavailable() -> str | None:
+    """The reason why no kernel can be compiled here, or None if one can."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"{torch.cuda.get_device_name()} is older than compute capability 8.0"
+    try:
+        from cuda.bindings import driver, nvrtc  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        return f"NVRTC can't be loaded ({error})"
+    return None
+
+
+class Kernel:
+    """A compiled kernel of one device."""
+
+    def __init__(self, function: Any, module: Any) -> None:
+        self._function = function
+        self._module = module  # unloaded with this
+
+    def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
+        """Runs it on the current stream.
+
+        Args:
+            arguments: Tensors, None for a null pointer, or ctypes values.
+            blocks: Along x.
+            threads: Of a block, along x.
+        """
+        from cuda.bindings import driver
+
+        values = [_as_ctypes(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        stream = torch.cuda.current_stream().cuda_stream
+        found = driver.cuLaunchKernel(
+            self._function, blocks, 1, 1, threads, 1, 1, 0, stream, ctypes.addressof(addresses), 0
+        )
+        _checked(found)
+
+
+def compile_kernels(
+    sources: Sequence[Path], names: Sequence[str], macros: Mapping[str, int], device: torch.device
+) -> tuple[Kernel, ...]:
+    """Kernels of some source files, one after the other, for the architecture of a device.
+
+    Raises:
+        MuseError: If it can't be compiled or loaded, with the compiler's words.
+    """
+    from cuda.bindings import driver
+
+    major, minor = torch.cuda.get_device_capability(device)
+    options = (
+        f"--gpu-architecture=sm_{major}{minor}",
+        "--use_fast_math",
+        *(f"-D{name}={value}" for name, value in macros.items()),
+    )
+    with torch.cuda.device(device):
+        torch.cuda.current_stream()  # makes the context that modules are loaded into
+        (module,) = _checked(driver.cuModuleLoadData(_binary(sources, options)))
+        functions = [_checked(driver.cuModuleGetFunction(module, n.encode()))[0] for n in names]
+    return tuple(Kernel(function, module) for function in functions)
+
+
+def _binary(sources: Sequence[Path], options: tuple[str, ...]) -> bytes:
+    """Of the folder, or compiled and put there."""
+    text = b"".join(source.read_bytes() for source in sources)
+    version = str(torch.version.cuda)
+    key = hashlib.sha256(repr((text, options, version)).encode()).hexdigest()[:32]
+    path = _cache_folder() / f"{sources[-1].stem}-{key}.cubin"
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    binary = _compiled(sources[-1].name, text, options)
+    with contextlib.suppress(OSError):  # it only costs the next process a compilation
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(binary)
+        Path(name).replace(path)
+    return binary
+
+
+def _compiled(name: str, text: bytes, options: tuple[str, ...]) -> bytes:
+    from cuda.bindings import nvrtc
+
+    (program,) = _checked(nvrtc.nvrtcCreateProgram(text, name.encode(), 0, [], []))
+    try:
+        encoded = [option.encode() for option in options]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
+            log = b" " * size
+            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            words = log.decode(errors="replace").strip("\0 \n")[:500]
+            raise MuseError(f"{name} can't be compiled for this GPU ({words}). Use --scan cpu.")
+        (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
+        binary: bytes = b" " * size
+        _checked(nvrtc.nvrtcGetCUBIN(program, binary))
+        return binary
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "muse" / "kernels"
+
+
+def _checked(found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call gave behind its status.
+
+    Raises:
+        MuseError: If the status is an error.
+    """
+    status, *values = found
+    if int(status) != 0:
+        raise MuseError(f"CUDA: {status.name}. Use --scan cpu, or see if the driver is too old.")
+    return tuple(values)
+
+
+def _as_ctypes(argument: Any) -> Any:
+    if argument is None:
+        return ctypes.c_void_p(0)
+    return ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, Tensor) else argument

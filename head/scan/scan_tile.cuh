@@ -1,0 +1,172 @@
+// What the selective scan and its gradient share, channels last, for GPUs from sm_80 on.
+//
+// Legend: X directions, B videos, L tokens, E inner width, N states a channel.
+// A thread keeps 4 of a channel's N states in registers and walks the sequence; SPLIT = N / 4 lanes
+// of a warp share a channel. A block has CHANNELS channels of one direction of one video. Tokens
+// come in tiles through shared memory, as [token][channel], loaded eight channels at a time.
+// Compiled with
+//   N_STATE  N: 8, 16, 32 or 64,
+//   DTYPE    of values.cuh, which stands before this; states are float32,
+//   ALIGNED  1 if eight neighbouring channels can be read in one piece.
+
+#if N_STATE == 16
+#define THREADS 256
+#else
+#define THREADS 128
+#endif
+#if N_STATE == 64
+#define TILE 16
+#else
+#define TILE 32                       // tokens of a tile; the forward keeps the states before each
+#endif
+#define HALF (TILE / 2)               // the backward has the states of half a tile in registers
+#define SPLIT (N_STATE / 4)           // lanes of a channel
+#define WARP_CHANNELS (32 / SPLIT)
+#define WARPS (THREADS / 32)
+#define CHANNELS (WARPS * WARP_CHANNELS)
+#define GROUPS (CHANNELS / 8)         // of channels that are loaded in one piece
+#define PIECES ((TILE * GROUPS + THREADS - 1) / THREADS)  // that a thread loads of a tile
+#define ROW (CHANNELS + 8)            // of a tile; the padding spreads a channel's lanes over banks
+#define SUMS (2 * N_STATE)            // gradients of B and C at a token
+#define FULL 0xffffffffu
+#define MIN_BLOCKS_FORWARD (768 / THREADS)
+#define MIN_BLOCKS_BACKWARD (512 / THREADS)
+
+#if DTYPE == 0
+struct Eight { uint4 low, high; };
+#else
+struct Eight { uint4 low; };
+#endif
+
+// log(1 + e^v): a series where e^v is small, since the logarithm's error there is not.
+__device__ __forceinline__ float softplus(float v) {
+  const float e = exp2_fast(fminf(v, 20.f) * LOG2E);
+  const float series = e * fmaf(e, fmaf(e, fmaf(e, fmaf(e, 0.2f, -0.25f), 1.f / 3.f), -0.5f), 1.f);
+  const float small = e < 0.0625f ? series : __logf(1.f + e);
+  return v > 20.f ? v : small;
+}
+
+struct Shape {
+  int directions, videos, length, width, tiles, blocks;  // blocks: of channels
+  int reversed;                                          // bit x: direction x walks from the end
+};
+
+// Eight neighbouring values; zeros behind the `left` that there are.
+__device__ __forceinline__ Eight load8(const Value* p, int left) {
+  Eight got;
+#if ALIGNED
+  got.low = *(const uint4*)p;
+#if DTYPE == 0
+  got.high = *(const uint4*)(p + 4);
+#endif
+#else
+  Value* v = (Value*)&got;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) v[k] = k < left ? p[k] : (Value)0;
+#endif
+  return got;
+}
+__device__ __forceinline__ void store8(Value* p, const float (&f)[8], int left) {
+  Eight out;
+  Value* v = (Value*)&out;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) v[k] = narrow(f[k]);
+#if ALIGNED
+  *(uint4*)p = out.low;
+#if DTYPE == 0
+  *(uint4*)(p + 4) = out.high;
+#endif
+#else
+#pragma unroll
+  for (int k = 0; k < 8; ++k) if (k < left) p[k] = v[k];
+#endif
+}
+__device__ __forceinline__ void widen(const Eight& from, float (&f)[8]) {
+  const Value* v = (const Value*)&from;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) f[k] = wide(v[k]);
+}
+
+// Sums `COUNT` values over the lanes that differ in the bits of masks HIGH ... LOW. Each round
+// halves what a lane holds until one value is left; returns the index of a lane's first value.
+template <int COUNT, int HIGH, int LOW>
+__device__ __forceinline__ int reduce(float (&v)[COUNT], int lane) {
+  int index = 0, count = COUNT;
+#pragma unroll
+  for (int mask = HIGH; mask >= LOW && mask > 0; mask >>= 1) {
+    if (count > 1) {
+      count >>= 1;
+      const bool up = lane & mask;
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; ++i)
+        if (i < count) {
+          const float send = up ? v[i] : v[i + count];
+          const float keep = up ? v[i + count] : v[i];
+          v[i] = keep + __shfl_xor_sync(FULL, send, mask);
+        }
+      index += up ? count : 0;
+    } else {
+      v[0] += __shfl_xor_sync(FULL, v[0], mask);
+    }
+  }
+  return index;
+}
+#define LEFT_OF(count, lanes) ((count) > (lanes) ? (count) / (lanes) : 1)
+
+struct Place {  // of a thread and of its block
+  int tid, lane, warp, q, c, e, x, b, block, length;
+  bool reversed;
+  __device__ Place(const Shape& s, const int* lengths) {
+    tid = threadIdx.x; lane = tid & 31; warp = tid >> 5;
+    q = lane / WARP_CHANNELS; c = warp * WARP_CHANNELS + lane % WARP_CHANNELS;
+    const int row = blockIdx.x / s.blocks;
+    block = blockIdx.x % s.blocks; x = row / s.videos; b = row % s.videos;
+    e = block * CHANNELS + c;
+    length = lengths ? lengths[b] : s.length;
+    reversed = (s.reversed >> x) & 1;
+  }
+  __device__ __forceinline__ int position(int t) const {
+    return reversed && t < length ? length - 1 - t : t;
+  }
+};
+
+struct Piece {  // eight channels of one token, that a thread loads
+  int t, group, channel, left;
+  bool is_there;
+  __device__ __forceinline__ Piece(const Place& p, const Shape& s, int k) {
+    const int i = p.tid + k * THREADS;
+    t = i / GROUPS; group = i % GROUPS;
+    channel = p.block * CHANNELS + group * 8;
+    left = s.width - channel;
+    is_there = i < TILE * GROUPS && left > 0;
+  }
+};
+
+__device__ __forceinline__ float4 read4(const float* p) { return *(const float4*)p; }
+__device__ __forceinline__ void write8(float* p, const float (&f)[8]) {
+  *(float4*)p = make_float4(f[0], f[1], f[2], f[3]);
+  *(float4*)(p + 4) = make_float4(f[4], f[5], f[6], f[7]);
+}
+__device__ __forceinline__ void read8(const float* p, float (&f)[8]) {
+  const float4 a = read4(p), b = read4(p + 4);
+  f[0] = a.x; f[1] = a.y; f[2] = a.z; f[3] = a.w; f[4] = b.x; f[5] = b.y; f[6] = b.z; f[7] = b.w;
+}
+
+// B and C of a tile, zeros behind the end.
+__device__ __forceinline__ void load_projections(
+    const Value* B, const Value* C, Stride sB, Stride sC, const Place& p, int first,
+    float (*tile_B)[N_STATE], float (*tile_C)[N_STATE]) {
+  for (int i = p.tid; i < 2 * TILE * (N_STATE / 8); i += THREADS) {
+    const bool is_C = i >= TILE * (N_STATE / 8);
+    const int j = is_C ? i - TILE * (N_STATE / 8) : i;
+    const int t = j / (N_STATE / 8), n = j % (N_STATE / 8) * 8;
+    float f[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
+    if (first + t < p.length) {
+      const i64 at = p.position(first + t);
+      const Value* from = is_C ? C + p.x * sC.x + p.b * sC.b + at * sC.l
+                               : B + p.x * sB.x + p.b * sB.b + at * sB.l;
+      widen(load8(from + n, 8), f);
+    }
+    write8(is_C ? &tile_C[t][n] : &tile_B[t][n], f);
+  }
+}

@@ -1,0 +1,191 @@
+"""The CUDA kernels of a Mamba block against float64 and the step-by-step way, on a GPU."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from muse.errors import UsageError
+from muse.head.mixers.choice import Mixer, new_mixer
+from muse.head.scan import cuda as cuda_scan
+from muse.head.scan import cuda_block, reference
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+NAMES = ("u", "delta", "A", "B", "C", "D", "bias")
+
+
+def inputs_of(
+    shape: tuple[int, int, int, int], num_states: int, dtype: torch.dtype, *, seed: int = 0
+) -> list[Tensor]:
+    """On the GPU, values as the kernel rounds them."""
+    num_directions, num_videos, length, width = shape
+    drawn = torch.Generator("cuda").manual_seed(seed)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(sizes, device="cuda", generator=drawn)
+
+    rates = torch.rand((num_directions, width, num_states), device="cuda", generator=drawn)
+    wide = (num_directions, num_videos, length)
+    return [
+        normal(*shape).to(dtype), normal(*shape).to(dtype), -(rates * num_states + 0.1),
+        normal(*wide, num_states).to(dtype), normal(*wide, num_states).to(dtype),
+        normal(num_directions, width), normal(num_directions, width) - 3,
+    ]  # fmt: skip
+
+
+def in_words(
+    tensors: list[Tensor], reversed_X: tuple[bool, ...], lengths: list[int] | None
+) -> Tensor:
+    """Each sequence by itself: cut, turned round, scanned by the reference, turned back."""
+    u, delta, A, B, C, D, bias = tensors
+    rows = []
+    for x, b in itertools.product(range(u.shape[0]), range(u.shape[1])):
+        length = u.shape[2] if lengths is None else lengths[b]
+        cut = [tensor[x : x + 1, b : b + 1, :length] for tensor in (u, delta, B, C)]
+        if reversed_X[x]:
+            cut = [tensor.flip(2) for tensor in cut]
+        its = [tensor[x : x + 1] for tensor in (A, D, bias)]
+        if length:
+            y = reference.selective_scan(cut[0], cut[1], its[0], cut[2], cut[3], its[1], its[2])
+        else:
+            y = cut[0]
+        y = y.flip(2) if reversed_X[x] else y
+        rows.append(F.pad(y, (0, 0, 0, u.shape[2] - length)))
+    return torch.cat(rows).view(u.shape)
+
+
+def is_close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    return bool((found.double() - wanted).norm() <= tolerance * wanted.norm() + 1e-30)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("num_states", [4, 8, 16, 24, 32, 64])
+@pytest.mark.parametrize(
+    ("shape", "lengths"),
+    [
+        ((2, 2, 67, 72), None),
+        ((2, 4, 97, 64), [97, 0, 1, 33]),
+        ((1, 1, 1, 8), None),
+        ((2, 1, 31, 7), None),
+        ((1, 3, 64, 128), [64, 32, 63]),
+    ],
+)
+def test_output_and_all_gradients_are_those_of_float64(
+    shape: tuple[int, int, int, int],
+    lengths: list[int] | None,
+    num_states: int,
+    dtype: torch.dtype,
+) -> None:
+    tensors = inputs_of(shape, num_states, dtype)
+    reversed_X = (False, True)[: shape[0]]
+    length_B = None if lengths is None else torch.tensor(lengths)
+    own = [tensor.requires_grad_() for tensor in tensors]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    y = cuda_scan.selective_scan(*own, reversed_X=reversed_X, length_B=length_B)
+    wanted = in_words(exact, reversed_X, lengths)
+    dy = torch.randn_like(y)
+    found_gradients = torch.autograd.grad(y, own, dy)
+    wanted_gradients = torch.autograd.grad(wanted, exact, dy.double())
+    assert y.dtype == dtype
+    assert is_close(y, wanted, TOLERANCE[dtype])
+    for name, found, right in zip(NAMES, found_gradients, wanted_gradients, strict=True):
+        assert is_close(found, right, TOLERANCE[dtype]), name
+
+
+@pytest.mark.parametrize("length", [3_000, 100_000])
+def test_a_long_sequence_is_scanned_as_a_short_one(length: int) -> None:
+    tensors = inputs_of((1, 1, length, 16), 16, torch.float32)
+    tensors[2] -= 1
+    y = cuda_scan.selective_scan(*tensors)
+    last = [tensor[:, :, -500:].double() if tensor.ndim == 4 else tensor for tensor in tensors]
+    # The states have long forgotten what lies 400 tokens back.
+    wanted = in_words(last, (False,), None)
+    assert is_close(y[:, :, -100:], wanted[:, :, -100:], 1e-4)
+
+
+def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_empty = Tensor.new_empty
+
+    def poisoned(tensor: Tensor, *sizes: object, **options: object) -> Tensor:
+        return new_empty(tensor, *sizes, **options).fill_(float("nan"))  # type: ignore[arg-type]
+
+    tensors = [t.requires_grad_() for t in inputs_of((2, 3, 45, 40), 16, torch.float32)]
+    conv = [torch.randn(2, 40, 4, device="cuda"), torch.randn(2, 40, device="cuda")]
+    tokens = torch.randn(3, 45, 40, device="cuda", requires_grad=True)
+    length_B = torch.tensor([45, 7, 0])
+    monkeypatch.setattr(Tensor, "new_empty", poisoned)
+    y = cuda_scan.selective_scan(*tensors, reversed_X=(False, True), length_B=length_B)
+    made = cuda_block.short_conv(tokens, *conv, reversed_X=(False, True), length_B=length_B)
+    gated = cuda_block.gated_sum(y, made[0])
+    gradients = torch.autograd.grad(gated.sum(), [*tensors, tokens])
+    assert all(tensor.isfinite().all() for tensor in (y, made, gated, *gradients))
+
+
+def test_steps_without_end_stay_finite() -> None:
+    tensors = inputs_of((2, 1, 70, 16), 16, torch.float32)
+    tensors[1][:, :, ::3] = 1e4
+    tensors[1][:, :, 1::3] = -1e4
+    tensors[2][:] *= 1e3
+    own = [tensor.requires_grad_() for tensor in tensors]
+    y = cuda_scan.selective_scan(*own, reversed_X=(False, True))
+    gradients = torch.autograd.grad(y.sum(), own)
+    assert all(tensor.isfinite().all() for tensor in (y, *gradients))
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    tensors = [t.requires_grad_() for t in inputs_of((2, 8, 300, 512), 16, torch.bfloat16)]
+    tokens = torch.randn(8, 300, 512, device="cuda", requires_grad=True)
+    weights = [torch.randn(2, 512, 4, device="cuda"), torch.randn(2, 512, device="cuda")]
+    for weight in weights:
+        weight.requires_grad_()
+
+    def run() -> list[Tensor]:
+        y = cuda_scan.selective_scan(*tensors, reversed_X=(False, True))
+        made = cuda_block.short_conv(tokens, *weights, reversed_X=(False, True))
+        total = y.float().square().sum() + made.square().sum()
+        return [y, made, *torch.autograd.grad(total, [*tensors, tokens, *weights])]
+
+    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+def test_operators_say_what_they_do() -> None:
+    tensors = [t.requires_grad_() for t in inputs_of((2, 2, 40, 64), 16, torch.float32)]
+    torch.library.opcheck(cuda_scan._forward, (*tensors, None, 2, True))
+    tokens = torch.randn(2, 40, 64, device="cuda", requires_grad=True)
+    weight = torch.randn(2, 64, 4, device="cuda", requires_grad=True)
+    bias = torch.randn(2, 64, device="cuda", requires_grad=True)
+    torch.library.opcheck(cuda_block._conv, (tokens, weight, bias, None, 2))
+    y = torch.randn(2, 2, 40, 64, device="cuda", requires_grad=True)
+    torch.library.opcheck(cuda_block._gate, (y, tokens))
+
+
+@pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
+@pytest.mark.parametrize("lengths", [None, [50, 1, 0, 37]])
+@pytest.mark.parametrize("width", [16, 21])
+def test_a_fused_mixer_is_the_mixer(mixer: Mixer, lengths: list[int] | None, width: int) -> None:
+    torch.manual_seed(0)
+    exact = new_mixer(mixer, width, d_state=8, d_conv=4, expand=1, scan="cpu").double()
+    fused = new_mixer(mixer, width, d_state=8, d_conv=4, expand=1, scan="cuda").cuda()
+    fused.load_state_dict(exact.state_dict())
+    tokens = torch.randn(4, 50, width, dtype=torch.float64)
+    length_B = None if lengths is None else torch.tensor(lengths)
+    is_token = torch.arange(50) < torch.tensor(lengths or [50] * 4)[:, None]
+    results = []
+    for module, its in ((exact, tokens), (fused, tokens.float().cuda())):
+        its = its.clone().requires_grad_()
+        own = None if length_B is None else length_B.to(its.device)
+        out = module(its, own) * is_token[..., None].to(its.device)
+        gradients = torch.autograd.grad(out.square().sum(), [its, *module.parameters()])
+        results.append([out, *gradients])
+    for wanted, found in zip(*results, strict=True):
+        assert is_close(found.cpu(), wanted, 1e-4)
+
+
+def test_what_the_kernel_does_not_take_is_said() -> None:
+    tensors = inputs_of((1, 1, 4, 8), 65, torch.float32)
+    with pytest.raises(UsageError, match=r"65 states of torch\.float32; it takes up to 64"):
+        cuda_scan.selective_scan(*tensors)
