@@ -56,7 +56,7 @@ class FinetunedHead(RetrievalHead):
     def encode_maps(self, maps_BTKW: Tensor, valid_BT: Tensor) -> Tensor:
         """(B, T, K, D) tokens that the head reads, in the dtype of the weights; 0 for padding."""
         wide = self.logit_scale.dtype
-        tokens_NKD = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
+        tokens_NKD: Tensor = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
         shape = (*valid_BT.shape, *tokens_NKD.shape[1:])
         return tokens_NKD.new_zeros(shape).masked_scatter(valid_BT[:, :, None, None], tokens_NKD)
 
@@ -137,19 +137,38 @@ def new_finetuned_head(
             at hand is another than its own.
         EncoderError: If the encoder has no towers, or can't be loaded here.
     """
-    from muse.pipeline.encoders.towers import load_towers  # loads open_clip
-
     view = view_below(finetune, store.header)
     if store.token_view != view:
         raise IncompatibleStoreError(
             f"{store.location}: open on view {store.token_view!r}, but finetune {finetune} reads "
             f"{view!r}. Open it with open_store(path, view={view!r})."
         )
+    return head_over_towers(
+        head, store.header, finetune=finetune, with_text=with_text, recompute=recompute
+    )
+
+
+def head_over_towers(
+    head: RetrievalHead,
+    header: StoreHeader,
+    *,
+    finetune: str,
+    with_text: bool,
+    recompute: bool = False,
+) -> FinetunedHead:
+    """The same of a store that is not at hand, from its header.
+
+    Raises:
+        IncompatibleStoreError: If the encoder at hand is another than the store's.
+        EncoderError: If the encoder has no towers, or can't be loaded here.
+    """
+    from muse.pipeline.encoders.towers import load_towers  # loads open_clip
+
     towers = load_towers(
-        store.header.encoder,
+        header.encoder,
         num_blocks=finetuned_blocks(finetune),
         with_text=with_text,
-        text_length=store.header.text_length,
+        text_length=header.text_length,
     )
     towers.image.recompute = recompute
     return FinetunedHead(head, towers)
