@@ -27,6 +27,19 @@ class HeadStore:
     encoder: "ReEncoder | None" = None
     """The run's own, which made the store; None where nothing of the encoder was trained."""
 
+    source: "FeatureStore | None" = None
+    """What it was encoded from, where that was opened."""
+
+    @property
+    def source_sha256(self) -> str:
+        """Root of what the store was encoded from; empty for one that was extracted."""
+        from muse.pipeline.derivation import derivation_of
+
+        if self.source is not None:
+            return self.source.root_sha256
+        made_from = derivation_of(self.store)
+        return made_from.root_sha256 if made_from else ""
+
     @property
     def own_encoder(self) -> "EncoderInfo | None":
         """As `muse.head.evaluate.open_head` asks for it."""
@@ -68,7 +81,7 @@ def store_of_head(
     require_same_features(named.header, config.store, what=store)
     source = open_raw_store(store, view=config.view)
     folder = (encoded or run / STORES_FOLDER) / _name(source, encoder)
-    return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder)
+    return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder, source=source)
 
 
 def _is_finetuned(head: str) -> bool:
