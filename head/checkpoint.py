@@ -258,7 +258,8 @@ def load_head(
     if own_encoder is None and is_finetuned(config):
         finetune = str(config.train["finetune"])
         with_text = bool(config.train["finetune_text"])
-        head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text)
+        lora = int(config.train.get("lora", 0))
+        head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text, lora=lora)
         tensors |= read_tensors(run / TOWERS_FILE)[0]
     load_weights(head, tensors, source=run / HEAD_FILE)
     return head.eval()

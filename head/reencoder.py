@@ -25,6 +25,7 @@ from muse.head.checkpoint import RunConfig, is_finetuned, load_weights, read_con
 from muse.head.devices import Device, resolve_device
 from muse.head.embeddings import embed_texts
 from muse.head.finetune import FinetunedHead, head_over_towers
+from muse.head.lora import merge_adapters
 from muse.head.model import RetrievalHead
 from muse.head.run_files import TOWERS_FILE, read_tensors
 from muse.pipeline.header import EncoderInfo, Golden
@@ -102,14 +103,19 @@ class RunEncoder:
     @cached_property
     def _head(self) -> FinetunedHead:
         # Its own part computes nothing here, so any backend of the scan will do.
+        train = self._config.train
+        lora = int(train.get("lora", 0))
         head = head_over_towers(
             RetrievalHead(self._config.head, scan="reference"),
             self._config.store,
-            finetune=str(self._config.train["finetune"]),
-            with_text=bool(self._config.train["finetune_text"]),
+            finetune=str(train["finetune"]),
+            with_text=bool(train["finetune_text"]),
+            lora=lora,
         )
         tensors = {**read_weights(self._run), **self._towers}
         load_weights(head, tensors, source=self._run / TOWERS_FILE)
+        if lora:
+            merge_adapters(head.towers)
         return head.to(self._device).eval()
 
     def _require_finite(self, values: NDArray[np.float16], what: str) -> None:

@@ -291,3 +291,20 @@ def test_a_view_is_not_chosen_for_a_run_that_reads_its_own(
     outcome = muse("evaluate", source, "--head", run, "--view", "tokens")
     assert outcome.code != 0
     assert "is finetuned and reads its own. Leave it out" in outcome.err
+
+
+def test_a_run_of_adapters_is_evaluated_like_any_other(
+    muse: Muse, source: Path, tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "scores.json"
+    flags = ("--finetune", "top:1", "--lora", "2", "--clip-lr", "1e-2", "--finetune-text")
+    usual = ("--epochs", "1", "--batch-size", "4", "--depth", "1", "--factors", "1")
+    trained = muse("train-head", source, "--out", run, *flags, *usual, "--device", "cpu")
+    assert trained.code == 0, trained.err
+    outcome = muse("evaluate", source, "--head", run, "--device", "cpu", "--json", file)
+    assert (outcome.code, outcome.err) == (0, "")
+    own, direct = open_store(encoded(run)), by_the_run(source, run)
+    info = load_reencoder(run, device="cpu").info
+    made = embed_split(own, load_head(run, own, own_encoder=info))
+    torch.testing.assert_close(made.video_VD, direct.video_VD, atol=2e-3, rtol=0)
+    torch.testing.assert_close(made.text_QD, direct.text_QD, atol=2e-3, rtol=0)
