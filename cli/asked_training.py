@@ -124,6 +124,9 @@ def asked_training(
         bool,
         _clip("Train the text tower too.", "--finetune-text/--no-finetune-text"),
     ] = False,
+    lora: Annotated[
+        int, _clip("Rank of adapters to train in CLIP's place, as 8 with --clip-lr 1e-4; 0: none.")
+    ] = 0,
     clip_lr: Annotated[float, _clip("Peak learning rate of CLIP's weights.")] = 1e-6,
     layer_decay: Annotated[float, _clip("A layer's rate over that of the layer above.")] = 1.0,
     ema: Annotated[

@@ -67,7 +67,7 @@ def compare(
         embed_split(one.store, one.head, split=split, device=one.device) for one in opened
     ]
     first, second = (
-        head_ranks(one.store, embedded, head_name=one.name)
+        head_ranks(one.store, embedded, head_name=one.name, source_sha256=one.source_sha256)
         for one, embedded in zip(opened, embeddings, strict=True)
     )
     found = compare_heads(first, second, resampling=resampling, num_permutations=permutations)

@@ -42,6 +42,8 @@ class OpenedHead:
     device: "torch.device"
     scan: str | None
     """The backend of the scan, as resolved; None for a head without one."""
+    source_sha256: str = ""
+    """Root of the store that its own was encoded from; empty where it was extracted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,7 @@ def open_head_on(
         head=opened_head,
         device=where,
         scan=_resolved_scan(opened_head, scan, where),
+        source_sha256=found.source_sha256,
     )
 
 

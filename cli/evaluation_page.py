@@ -47,7 +47,14 @@ def write_evaluation_page(
 
     first = evaluated[0]
     results = [
-        head_result(one.store, one.report, one.embedded, resampling=resampling) for one in evaluated
+        head_result(
+            one.store,
+            one.report,
+            one.embedded,
+            resampling=resampling,
+            source_sha256=one.opened.source_sha256,
+        )
+        for one in evaluated
     ]
     content = page_content(
         first.store,

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from muse.cli.evaluated import open_head_on
 from muse.cli.flags import (
     DeviceOption,
+    EncodedOption,
     ScanFlag,
     ScanOption,
     StoreArgument,
     ViewOption,
-    open_for_head,
 )
 
 if TYPE_CHECKING:
@@ -33,34 +34,28 @@ def influence(
     probes: Annotated[int, typer.Option(help="Random directions a video, at least 2.")] = 4,
     seed: Annotated[int, typer.Option(help="Of videos, probes and foreign cells.")] = 0,
     view: ViewOption = None,
+    encoded: EncodedOption = None,
     device: DeviceOption = "auto",
     scan: ScanOption = ScanFlag.auto,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON line instead of tables.")] = False,
 ) -> None:
     """Print how much each scale has of the embedding's gradient, and recall at 1 without it."""
     from muse.cli.report import print_json_line, print_line, print_table
-    from muse.head.evaluate import open_head
     from muse.head.influence import split_shares
     from muse.head.scale_removal import recalls_without_scales
 
-    opened = open_for_head(store, head, view)
-    opened_head, where = open_head(
-        head,
-        opened,
-        device=device,  # type: ignore[arg-type]  # checked by open_head
-        scan=scan.value,
-        any_view=view is not None,
-    )
+    found = open_head_on(store, head, view=view, device=device, scan=scan, encoded=encoded)
+    opened, where = found.store, found.device
     shares = split_shares(
         opened,
-        opened_head,
+        found.head,
         split=split,
         num_videos=videos,
         num_probes=probes,
         seed=seed,
         device=where,
     )
-    report = recalls_without_scales(opened, opened_head, split=split, seed=seed, device=where)
+    report = recalls_without_scales(opened, found.head, split=split, seed=seed, device=where)
     if as_json:
         content = {"head": head, "protocol": opened.header.protocol, "split": split, "seed": seed}
         print_json_line({**content, "gradient": shares.as_json(), "recall": report.as_json()})

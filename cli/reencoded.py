@@ -1,7 +1,8 @@
 """The store that a head reads: the one that was named, or what a finetuned run makes of it.
 
 A run that trained a part of its encoder reads tokens that only it makes: they are encoded once,
-into a store of their own. Knows nothing of what was trained.
+into a store of their own. Every command that opens a head comes through here. Knows nothing of
+what was trained.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,19 @@ class HeadStore:
     store: "FeatureStore"
     encoder: "ReEncoder | None" = None
     """The run's own, which made the store; None where nothing of the encoder was trained."""
+
+    source: "FeatureStore | None" = None
+    """What it was encoded from, where that was opened."""
+
+    @property
+    def source_sha256(self) -> str:
+        """Root of what the store was encoded from; empty for one that was extracted."""
+        from muse.pipeline.derivation import derivation_of
+
+        if self.source is not None:
+            return self.source.root_sha256
+        made_from = derivation_of(self.store)
+        return made_from.root_sha256 if made_from else ""
 
     @property
     def own_encoder(self) -> "EncoderInfo | None":
@@ -51,7 +65,8 @@ def store_of_head(
         return HeadStore(store=open_for_head(store, head, view))
     from muse.errors import UsageError
     from muse.head.checkpoint import read_config
-    from muse.pipeline.derivation import derivation_of
+    from muse.head.reencoder import load_reencoder
+    from muse.pipeline.header import require_same_features
     from muse.pipeline.store import open_raw_store
 
     run = Path(head)
@@ -59,24 +74,14 @@ def store_of_head(
         raise UsageError(
             f"--view {view.value}: {head} is finetuned and reads its own. Leave it out"
         )
-    named = open_raw_store(store)
-    if derivation_of(named) is not None:
-        encoder = load_reencoder(run, named, device=device)
-        if named.header.encoder == encoder.info:
-            return HeadStore(store=named, encoder=encoder)
-    source = open_raw_store(store, view=read_config(run).view)
-    encoder = load_reencoder(run, source, device=device)
+    named, config = open_raw_store(store), read_config(run)
+    encoder = load_reencoder(run, device=device)  # type: ignore[arg-type]  # checked there
+    if named.header.encoder == encoder.info:
+        return HeadStore(store=named, encoder=encoder)
+    require_same_features(named.header, config.store, what=store)
+    source = open_raw_store(store, view=config.view)
     folder = (encoded or run / STORES_FOLDER) / _name(source, encoder)
-    return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder)
-
-
-def load_reencoder(run: Path, store: "FeatureStore", *, device: str) -> "ReEncoder":
-    """The encoder of a finetuned run."""
-    import importlib
-
-    found = importlib.import_module("muse.head.finetune")
-    encoder: ReEncoder = found.load_reencoder(run, store, device=device)
-    return encoder
+    return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder, source=source)
 
 
 def _is_finetuned(head: str) -> bool:
@@ -97,6 +102,5 @@ def _encoded(source: "RawStore", folder: Path, encoder: "ReEncoder") -> "Feature
     from muse.cli.progress import WorldReporter, interruptible
     from muse.pipeline.reencode import reencode
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with interruptible(), WorldReporter("encode again") as reporter:
         return reencode(source, folder, encoder, on_progress=reporter.update)

@@ -75,8 +75,9 @@ def comparison_content(
         heads: The two, in order.
         selection: What both were measured on.
     """
-    from muse.head.provenance import head_provenance
+    from muse.head.provenance import head_provenance, store_provenance
 
+    first = heads[0].store
     return {
         **_schema(COMPARISON),
         **comparison,
@@ -84,7 +85,16 @@ def comparison_content(
             **_made_by(heads[0]),
             **_read_from(heads[0], selection),
             "heads": [
-                {**head_provenance(head.name), "view": head.store.token_view, "scan": head.scan}
+                {
+                    **head_provenance(head.name),
+                    "view": head.store.token_view,
+                    "scan": head.scan,
+                    **(
+                        {"store": store_provenance(head.store)}
+                        if head.store.root_sha256 != first.root_sha256
+                        else {}
+                    ),
+                }
                 for head in heads
             ],
         },

@@ -73,6 +73,8 @@ def _embed_text(
     """(D,) by a run's own text tower, or by the captions' encoder, checked to be the same."""
     import torch
 
+    from muse.errors import StoreError
+    from muse.head.reencoder import FINETUNED
     from muse.pipeline.derivation import derivation_of
     from muse.pipeline.encoders.base import build_encoder, resolve_device
     from muse.pipeline.golden import require_same_text
@@ -84,6 +86,11 @@ def _embed_text(
     made_from = derivation_of(store)
     header = made_from.header if made_from and made_from.texts == "copied" else store.header
     info = header.encoder
+    if info.spec.startswith(FINETUNED):
+        raise StoreError(
+            f"{store.location}: its texts are those of {info.spec}, and only that run can embed "
+            "one. Name it with --head, and its store as `muse evaluate` left it."
+        )
     encoder = build_encoder(info.spec, device=resolve_device(device), precision=info.precision)
     require_same_encoder(encoder.info, info, what="the encoder at hand")
     if header.golden is not None:

@@ -47,6 +47,7 @@ def new_head(
             finetune=config.finetune,
             with_text=config.finetune_text,
             recompute=config.recompute,
+            lora=config.lora,
         )
     if isinstance(module.aggregator, MuseAggregator):
         module.aggregator.recompute = config.recompute

@@ -254,21 +254,30 @@ def load_head(
             f"{store.location}: view is {store.token_view!r}, but the head of {run} was trained on "
             f"{config.view!r}. Name --view {store.token_view} to see what that costs."
         )
+    head, tensors = RetrievalHead(config.head, scan=scan), read_weights(run)
+    if own_encoder is None and is_finetuned(config):
+        finetune = str(config.train["finetune"])
+        with_text = bool(config.train["finetune_text"])
+        lora = int(config.train.get("lora", 0))
+        head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text, lora=lora)
+        tensors |= read_tensors(run / TOWERS_FILE)[0]
+    load_weights(head, tensors, source=run / HEAD_FILE)
+    return head.eval()
+
+
+def read_weights(run: Path) -> dict[str, Tensor]:
+    """The head's tensors by name; those of towers are in a file of their own.
+
+    Raises:
+        CheckpointError: If the run has no checkpoint yet, or the file is damaged.
+    """
     path = run / HEAD_FILE
     if not path.is_file():
         raise CheckpointError(
             f"{run}: no weights yet ({HEAD_FILE} is missing). Start the training again with the "
             "same command; it goes on where it stopped."
         )
-    tensors, _ = read_tensors(path)
-    head = RetrievalHead(config.head, scan=scan)
-    if own_encoder is None and is_finetuned(config):
-        finetune = str(config.train["finetune"])
-        with_text = bool(config.train["finetune_text"])
-        head = new_finetuned_head(head, store, finetune=finetune, with_text=with_text)
-        tensors |= read_tensors(run / TOWERS_FILE)[0]
-    load_weights(head, tensors, source=path)
-    return head.eval()
+    return read_tensors(path)[0]
 
 
 def load_weights(head: RetrievalHead, tensors: Mapping[str, Tensor], *, source: Path) -> None:

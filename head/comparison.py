@@ -42,7 +42,8 @@ class HeadRanks:
     head: str
     protocol: str
     store_sha256: str
-    """All that is committed of the store; equal for two views of it."""
+    """All that is committed of the store; equal for two views of it, and for what was encoded
+    from it."""
     selection: SplitSelection
     text_to_video: Ranks
     video_to_text: Ranks
@@ -128,8 +129,16 @@ class Comparison:
         }
 
 
-def head_ranks(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str) -> HeadRanks:
+def head_ranks(
+    store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str, source_sha256: str = ""
+) -> HeadRanks:
     """The ranks of a split that one head has embedded.
+
+    Args:
+        store: What it read.
+        embedded: What it made of it.
+        head_name: What the ranks call it.
+        source_sha256: Root of the store that ``store`` was encoded from; empty: from none.
 
     Raises:
         MetricError: If an embedding is NaN or infinite.
@@ -140,7 +149,7 @@ def head_ranks(store: FeatureStore, embedded: SplitEmbeddings, *, head_name: str
     return HeadRanks(
         head=head_name,
         protocol=store.header.protocol,
-        store_sha256=store.root_sha256,
+        store_sha256=source_sha256 or store.root_sha256,
         selection=embedded.selection,
         text_to_video=ranks.text_to_video,
         video_to_text=ranks.video_to_text,

@@ -10,12 +10,13 @@ only `muse.pipeline.encoders.towers`, the one part of the encoders that muse.hea
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from muse.errors import IncompatibleStoreError, UsageError
+from muse.head.lora import add_adapters
 from muse.head.model import RetrievalHead
 from muse.head.run_files import TOWERS
 from muse.head.train_config import NO_FINETUNE
@@ -37,6 +38,9 @@ class FinetunedHead(RetrievalHead):
         self.config, self.name = head.config, head.name
         self.aggregator, self.logit_scale = head.aggregator, head.logit_scale
         self.towers = towers
+        # What adapters leave as it was is in no checkpoint: the encoder has it.
+        self.register_state_dict_post_hook(_without_held)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_not_missing_held)  # type: ignore[no-untyped-call]
 
     def embed_videos(self, tokens_BTKD: Tensor, valid_BT: Tensor) -> Tensor:
         """One vector a video.
@@ -81,8 +85,23 @@ class FinetunedHead(RetrievalHead):
         """
         return {
             TOWERS + name: rate * layer_decay ** self.towers.depth_of(name)
-            for name, _ in self.towers.named_parameters()
+            for name, parameter in self.towers.named_parameters()
+            if parameter.requires_grad
         }
+
+
+def _held(module: nn.Module) -> list[str]:
+    return [name for name, weight in module.named_parameters() if not weight.requires_grad]
+
+
+def _without_held(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    for name in _held(module):
+        state.pop(prefix + name, None)
+
+
+def _not_missing_held(module: nn.Module, found: Any) -> None:
+    held = set(_held(module))
+    found.missing_keys[:] = [name for name in found.missing_keys if name not in held]
 
 
 def finetuned_blocks(finetune: str) -> int:
@@ -129,6 +148,7 @@ def new_finetuned_head(
     finetune: str,
     with_text: bool,
     recompute: bool = False,
+    lora: int = 0,
 ) -> FinetunedHead:
     """A head over towers with the weights that the store was encoded with.
 
@@ -136,20 +156,56 @@ def new_finetuned_head(
         IncompatibleStoreError: If the store is not open on the view that is read, or the encoder
             at hand is another than its own.
         EncoderError: If the encoder has no towers, or can't be loaded here.
+        UsageError: If ``lora`` asks for adapters and peft is not installed.
     """
-    from muse.pipeline.encoders.towers import load_towers  # loads open_clip
-
     view = view_below(finetune, store.header)
     if store.token_view != view:
         raise IncompatibleStoreError(
             f"{store.location}: open on view {store.token_view!r}, but finetune {finetune} reads "
             f"{view!r}. Open it with open_store(path, view={view!r})."
         )
+    return head_over_towers(
+        head,
+        store.header,
+        finetune=finetune,
+        with_text=with_text,
+        recompute=recompute,
+        lora=lora,
+    )
+
+
+def head_over_towers(
+    head: RetrievalHead,
+    header: StoreHeader,
+    *,
+    finetune: str,
+    with_text: bool,
+    recompute: bool = False,
+    lora: int = 0,
+) -> FinetunedHead:
+    """The same of a store that is not at hand, from its header.
+
+    Args:
+        head: Goes over the towers.
+        header: Of the store.
+        finetune: ``top:K``.
+        with_text: Whether the text tower is among them.
+        recompute: Whether activations are made again for the gradient.
+        lora: Rank of adapters that are trained instead of the towers; 0: the towers are.
+
+    Raises:
+        IncompatibleStoreError: If the encoder at hand is another than the store's.
+        EncoderError: If the encoder has no towers, or can't be loaded here.
+    """
+    from muse.pipeline.encoders.towers import load_towers  # loads open_clip
+
     towers = load_towers(
-        store.header.encoder,
+        header.encoder,
         num_blocks=finetuned_blocks(finetune),
         with_text=with_text,
-        text_length=store.header.text_length,
+        text_length=header.text_length,
     )
     towers.image.recompute = recompute
+    if lora:
+        add_adapters(towers, rank=lora)
     return FinetunedHead(head, towers)

@@ -67,7 +67,7 @@ class HeadOptimizer:
         self.num_steps = num_steps
         self.lr = 0.0
         """Of the last update, where ``peak_rates`` name no other."""
-        self.parameters = dict(module.named_parameters())
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.max_grad_norm = max_grad_norm
         # The head's two first: without other rates there are no more.
         groups: dict[tuple[float, float], list[nn.Parameter]] = {

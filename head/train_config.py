@@ -67,6 +67,9 @@ class TrainConfig:
     finetune_text: bool = False
     """Whether the text tower is trained too, from the captions' token ids; else their cached
     embeddings are read."""
+    lora: int = 0
+    """Rank of adapters that are trained in the blocks' attention and MLP, instead of any weight of
+    the towers (`muse.head.lora`); 0 for none. They begin at zero: give ``clip_lr`` 1e-4 or so."""
     clip_lr: float = 1e-6
     """Peak learning rate of the towers. The published 1e-7 is one of half-precision weights, which
     it hardly moves; weights here are float32 always."""
@@ -162,6 +165,13 @@ class TrainConfig:
             raise UsageError(
                 "finetune_text without finetune: a text tower is trained with the image tower's "
                 "top. Choose finetune top:1 or more."
+            )
+        if self.lora < 0:
+            raise UsageError(f"lora {self.lora}: choose a rank of at least 1, or 0 for no adapters")
+        if self.lora and self.finetune == NO_FINETUNE:
+            raise UsageError(
+                f"lora {self.lora} without finetune: adapters go into the blocks that finetune "
+                "names. Choose finetune top:1 or more."
             )
         is_named = self.select_on not in (SELECT_AUTO, SELECT_NONE)
         if self.hold_out and self.select_on != SELECT_AUTO:

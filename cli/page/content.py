@@ -103,6 +103,7 @@ def head_result(
     embedded: SplitEmbeddings,
     *,
     resampling: Resampling | None = None,
+    source_sha256: str = "",
 ) -> HeadResult:
     """What one head made of a split.
 
@@ -111,6 +112,7 @@ def head_result(
         report: Of `muse.head.evaluate.report_of`.
         embedded: What it was made of.
         resampling: Of the intervals; the usual one if None.
+        source_sha256: Root of the store that ``store`` was encoded from; empty: from none.
 
     Raises:
         MetricError: If an embedding is NaN or infinite.
@@ -122,7 +124,7 @@ def head_result(
     head_ranks = HeadRanks(
         head=report.head,
         protocol=report.protocol,
-        store_sha256=store.root_sha256,
+        store_sha256=source_sha256 or store.root_sha256,
         selection=selection,
         text_to_video=ranks.text_to_video,
         video_to_text=ranks.video_to_text,

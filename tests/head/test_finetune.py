@@ -205,11 +205,12 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 2])
 def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
-    store: MemoryStore, tmp_path: Path
+    lora: int, store: MemoryStore, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        CONFIG, epochs=3, finetune_text=True, checkpoint_every=1, videos_at_once=2
+        CONFIG, epochs=3, finetune_text=True, checkpoint_every=1, videos_at_once=2, lora=lora
     )
 
     def kill(report: StepReport) -> None:
