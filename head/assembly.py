@@ -48,6 +48,7 @@ def new_head(
             finetune=config.finetune,
             with_text=config.finetune_text,
             recompute=config.recompute,
+            random_crops=config.augment == "crop",
         )
     if isinstance(module.aggregator, MuseAggregator):
         module.aggregator.recompute = config.recompute
