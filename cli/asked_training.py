@@ -16,6 +16,7 @@ from muse.cli.flags import DeviceOption, ScanFlag, ScanOption, StoreArgument, Vi
 from muse.cli.replay import ConfigOption
 from muse.cli.train_flags import (
     AggregatorFlag,
+    AugmentFlag,
     CaptionsFlag,
     DecayFlag,
     DuplicatesFlag,
@@ -118,8 +119,15 @@ def asked_training(
     ] = DecayFlag.matrices,
     warmup: Annotated[float, _steps("Part of the steps with a rising rate.")] = 0.1,
     finetune: Annotated[
-        str, _clip("top:K trains the last K blocks of the image tower, from view block:k.")
+        str,
+        _clip(
+            "top:K trains the last K blocks of the image tower, from view block:k; all, the whole "
+            "of it, from frames:uint8 or frames:jpeg."
+        ),
     ] = "none",
+    augment: Annotated[
+        AugmentFlag, _clip("all: crop cuts a video's frames to a random square, each time.")
+    ] = AugmentFlag.none,
     finetune_text: Annotated[
         bool,
         _clip("Train the text tower too.", "--finetune-text/--no-finetune-text"),

@@ -92,6 +92,13 @@ class ShuffleFlag(StrEnum):
     shards = "shards"
 
 
+class AugmentFlag(StrEnum):
+    """Values of ``--augment``."""
+
+    none = "none"
+    crop = "crop"
+
+
 class TrainPrecisionFlag(StrEnum):
     """Values of ``--precision``."""
 

@@ -48,6 +48,7 @@ def new_head(
             with_text=config.finetune_text,
             recompute=config.recompute,
             lora=config.lora,
+            random_crops=config.augment == "crop",
         )
     if isinstance(module.aggregator, MuseAggregator):
         module.aggregator.recompute = config.recompute

@@ -1,12 +1,13 @@
-"""A head that is trained together with the top of the CLIP below it.
+"""A head that is trained together with the CLIP below it, or with the top of that.
 
-What it reads are the maps below that top, as a store keeps them (view ``block:k``), so no epoch
-decodes a video or computes a block that is not trained. Knows nothing of steps or files; of CLIP
+What it reads is what lies below the part that is trained, as a store keeps it: a block's output
+(view ``block:k``), or frames (``frames:…``). So no epoch decodes a video or computes a block that
+is not trained. Knows nothing of steps or files; of CLIP
 only `muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
 """
 
-# Legend: B videos, T frames, K = 1 + P tokens a frame, W width before the projection, D after it,
-# Q captions.
+# Legend: B videos, T frames, N frames that are no padding, K = 1 + P tokens a frame, W width before
+# the projection, D after it, S side of a kept frame, Q captions.
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ from muse.errors import IncompatibleStoreError, UsageError
 from muse.head.lora import add_adapters
 from muse.head.model import RetrievalHead
 from muse.head.run_files import TOWERS
-from muse.head.train_config import NO_FINETUNE
+from muse.head.train_config import ALL_FINETUNE, NO_FINETUNE
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import FeatureStore
+from muse.pipeline.views import FRAME_VIEWS
 
 if TYPE_CHECKING:
     from muse.pipeline.encoders.towers import Towers
@@ -31,7 +33,7 @@ CAPTIONS_AT_A_TIME = 256
 
 
 class FinetunedHead(RetrievalHead):
-    """A head with the trained top of an image tower below it, and a trained text tower or none."""
+    """A head with a trained image tower or its top below it, and a trained text tower or none."""
 
     def __init__(self, head: RetrievalHead, towers: "Towers") -> None:
         nn.Module.__init__(self)  # the head is there already: nothing is drawn anew
@@ -46,7 +48,7 @@ class FinetunedHead(RetrievalHead):
         """One vector a video.
 
         Args:
-            tokens_BTKD: (B, T, K, W) of any floating dtype: the block's output below the top.
+            tokens_BTKD: As ``maps_BTKW`` of `encode_maps`.
             valid_BT: (B, T) bool, False for padded frames, which are not computed.
 
         Returns:
@@ -58,9 +60,15 @@ class FinetunedHead(RetrievalHead):
         return super().embed_videos(self.encode_maps(tokens_BTKD, valid_BT), valid_BT)
 
     def encode_maps(self, maps_BTKW: Tensor, valid_BT: Tensor) -> Tensor:
-        """(B, T, K, D) tokens that the head reads, in the dtype of the weights; 0 for padding."""
-        wide = self.logit_scale.dtype
-        tokens_NKD: Tensor = self.towers.image(maps_BTKW[valid_BT].to(wide)).to(wide)
+        """(B, T, K, D) tokens that the head reads, in the dtype of the weights; 0 for padding.
+
+        Args:
+            maps_BTKW: (B, T, K, W) of any floating dtype, the block's output below the top; or for
+                a whole tower (B, T, S, S, 3) uint8 RGB, which is cut at random only in training.
+            valid_BT: (B, T) bool, False for padded frames, which are not computed.
+        """
+        wide, (video_N, _) = self.logit_scale.dtype, valid_BT.nonzero(as_tuple=True)
+        tokens_NKD: Tensor = self.towers.image(maps_BTKW[valid_BT], video_N).to(wide)
         shape = (*valid_BT.shape, *tokens_NKD.shape[1:])
         return tokens_NKD.new_zeros(shape).masked_scatter(valid_BT[:, :, None, None], tokens_NKD)
 
@@ -104,41 +112,49 @@ def _not_missing_held(module: nn.Module, found: Any) -> None:
     found.missing_keys[:] = [name for name in found.missing_keys if name not in held]
 
 
-def finetuned_blocks(finetune: str) -> int:
-    """K of ``top:K``; 0 for ``none``.
+def finetuned_blocks(finetune: str) -> int | None:
+    """K of ``top:K``; None for ``all``, 0 for ``none``.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If it is none of these.
     """
     if finetune == NO_FINETUNE:
         return 0
+    if finetune == ALL_FINETUNE:
+        return None
     found = _TOP.fullmatch(finetune)
     if not found:
-        raise UsageError(f"finetune {finetune!r}: choose none, or top:K such as top:2")
+        raise UsageError(f"finetune {finetune!r}: choose none, all, or top:K such as top:2")
     return int(found[1])
 
 
 def view_below(finetune: str, header: StoreHeader) -> str | None:
-    """The view that a training reads: ``block:k`` below the blocks it trains; None for any.
+    """The view that a training reads: below ``top:K`` ``block:k``, below ``all`` one of frames.
+
+    None for any. Of views of frames ``frames:uint8``, which takes no time to decode, where there
+    are both.
 
     Raises:
         UsageError: If the encoder has not so many blocks, or the store has no such view.
     """
     num_blocks, last = finetuned_blocks(finetune), header.encoder.num_blocks
-    if not num_blocks:
+    if num_blocks == 0:
         return None
-    if num_blocks >= last:
+    if num_blocks is not None and num_blocks >= last:
         raise UsageError(
             f"finetune {finetune}: the image tower of {header.encoder.spec} has {last} blocks, and "
-            f"a store keeps what is above the first. Choose top:1 to top:{max(1, last - 1)}."
+            f"a store keeps what is above the first. Choose top:1 to top:{max(1, last - 1)}, or "
+            "all, which reads frames."
         )
-    view = f"block:{last - num_blocks}"
-    if view not in header.views:
-        raise UsageError(
-            f"finetune {finetune}: reads view {view}, the store has {', '.join(header.views)}. "
-            f"Extract with --views {','.join([*header.views, view])} into another --out."
-        )
-    return view
+    wanted = FRAME_VIEWS if num_blocks is None else (f"block:{last - num_blocks}",)
+    for view in wanted:
+        if view in header.views:
+            return view
+    raise UsageError(
+        f"finetune {finetune}: reads view {' or '.join(wanted)}, the store has "
+        f"{', '.join(header.views)}. Extract with --views {','.join([*header.views, wanted[-1]])} "
+        "into another --out."
+    )
 
 
 def new_finetuned_head(
@@ -149,8 +165,17 @@ def new_finetuned_head(
     with_text: bool,
     recompute: bool = False,
     lora: int = 0,
+    random_crops: bool = False,
 ) -> FinetunedHead:
     """A head over towers with the weights that the store was encoded with.
+
+    Args:
+        head: What is above the towers.
+        store: Open on the view that is read; of views of frames either will do.
+        finetune: ``top:K`` or ``all``.
+        with_text: Whether the text tower is trained too.
+        recompute: Whether blocks' activations are made again for the gradient.
+        random_crops: Whether ``all`` sees a random square of each video's frames in training.
 
     Raises:
         IncompatibleStoreError: If the store is not open on the view that is read, or the encoder
@@ -159,7 +184,8 @@ def new_finetuned_head(
         UsageError: If ``lora`` asks for adapters and peft is not installed.
     """
     view = view_below(finetune, store.header)
-    if store.token_view != view:
+    is_frames = view in FRAME_VIEWS and store.token_view in FRAME_VIEWS
+    if store.token_view != view and not is_frames:
         raise IncompatibleStoreError(
             f"{store.location}: open on view {store.token_view!r}, but finetune {finetune} reads "
             f"{view!r}. Open it with open_store(path, view={view!r})."
@@ -171,6 +197,7 @@ def new_finetuned_head(
         with_text=with_text,
         recompute=recompute,
         lora=lora,
+        random_crops=random_crops,
     )
 
 
@@ -182,16 +209,18 @@ def head_over_towers(
     with_text: bool,
     recompute: bool = False,
     lora: int = 0,
+    random_crops: bool = False,
 ) -> FinetunedHead:
     """The same of a store that is not at hand, from its header.
 
     Args:
         head: Goes over the towers.
         header: Of the store.
-        finetune: ``top:K``.
+        finetune: ``top:K`` or ``all``.
         with_text: Whether the text tower is among them.
         recompute: Whether activations are made again for the gradient.
         lora: Rank of adapters that are trained instead of the towers; 0: the towers are.
+        random_crops: Whether training cuts a video's frames at a random place.
 
     Raises:
         IncompatibleStoreError: If the encoder at hand is another than the store's.
@@ -204,6 +233,7 @@ def head_over_towers(
         num_blocks=finetuned_blocks(finetune),
         with_text=with_text,
         text_length=header.text_length,
+        random_crops=random_crops,
     )
     towers.image.recompute = recompute
     if lora:

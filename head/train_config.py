@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from muse.errors import UsageError
 from muse.head.devices import Device, Precision
@@ -15,7 +15,10 @@ from muse.head.scan.select import ScanBackend
 # 16 videos of 8 frames take 6.3 GB in float32, 128 of 12 frames 36 GiB in bf16.
 VIDEOS_AT_ONCE = {"cpu": 16, "cuda": 128}
 
+Augment = Literal["none", "crop"]
+
 NO_FINETUNE = "none"
+ALL_FINETUNE = "all"
 MAX_RESTARTS = 3  # of workers, from the last checkpoint
 
 SELECT_AUTO = "auto"
@@ -45,7 +48,8 @@ class TrainConfig:
     None: `VIDEOS_AT_ONCE` of the device."""
     recompute: bool = False
     """Whether each block's activations are made again for the gradient rather than kept: one more
-    forward, the same numbers, less memory. Read by the ``muse`` aggregator."""
+    forward, the same numbers, less memory. Read by the ``muse`` aggregator and a trained image
+    tower."""
     accumulate: int = 1
     """Batches a step: its gradient is that of their mean loss, and steps, schedule and checkpoints
     count it as one. What an epoch has left over is left out.
@@ -63,7 +67,11 @@ class TrainConfig:
     but biases are."""
     finetune: str = NO_FINETUNE
     """``top:K``: the last K blocks of the image tower, its last norm and its projection are trained
-    with the head, from the store's view ``block:k`` below them (`muse.head.finetune`)."""
+    with the head, from the store's view ``block:k`` below them; ``all``: the whole image tower is,
+    from frames (`muse.head.finetune`)."""
+    augment: Augment = "none"
+    """Of ``finetune`` ``all``. ``crop``: each time a video is trained on, its frames are cut to one
+    random square of 7/8 to all of their side; ``none``: they are seen whole, as in evaluation."""
     finetune_text: bool = False
     """Whether the text tower is trained too, from the captions' token ids; else their cached
     embeddings are read."""
@@ -141,6 +149,7 @@ class TrainConfig:
         for name, choices in (
             ("optimizer", get_args(OptimizerName)),
             ("decay", get_args(DecayRule)),
+            ("augment", get_args(Augment)),
             ("captions", get_args(Captions)),
             ("shuffle", get_args(Shuffle)),
             ("duplicates", get_args(Duplicates)),
@@ -163,8 +172,13 @@ class TrainConfig:
             )
         if self.finetune_text and self.finetune == NO_FINETUNE:
             raise UsageError(
-                "finetune_text without finetune: a text tower is trained with the image tower's "
-                "top. Choose finetune top:1 or more."
+                "finetune_text without finetune: a text tower is trained with the image tower "
+                "or its top. Choose finetune top:1 or more, or all."
+            )
+        if self.augment != "none" and self.finetune != ALL_FINETUNE:
+            raise UsageError(
+                f"augment {self.augment} with finetune {self.finetune}: only frames can be cut, "
+                "and this reads none. Choose finetune all, or augment none."
             )
         if self.lora < 0:
             raise UsageError(f"lora {self.lora}: choose a rank of at least 1, or 0 for no adapters")

@@ -23,6 +23,7 @@ from muse.cli.flags import ScanFlag, TiesFlag, V2TFlag, ViewFlag
 from muse.cli.preset import AskedSettings, settings_of
 from muse.cli.train_flags import (
     AggregatorFlag,
+    AugmentFlag,
     CaptionsFlag,
     DecayFlag,
     DuplicatesFlag,
@@ -42,7 +43,7 @@ from muse.head.paper_tables import TABLE_NAMES
 from muse.head.ranks import TieRule
 from muse.head.scan.select import ScanBackend
 from muse.head.tiles import V2TRule
-from muse.head.train_config import MAX_RESTARTS, TrainConfig
+from muse.head.train_config import MAX_RESTARTS, Augment, TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
 from muse.pipeline.encoders.setting import Precision
@@ -144,6 +145,7 @@ def test_choices_are_their_owners() -> None:
     assert set(DuplicatesFlag) == set(get_args(Duplicates))
     assert tuple(OptimizerFlag) == get_args(OptimizerName)
     assert tuple(DecayFlag) == get_args(DecayRule)
+    assert set(AugmentFlag) == set(get_args(Augment))
     assert set(CaptionsFlag) == set(get_args(Captions))
     assert set(ShuffleFlag) == set(get_args(Shuffle))
     assert set(ScanFlag) == set(get_args(ScanBackend))

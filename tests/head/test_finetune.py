@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memory_store import MemoryStore, make_header
+from finetune_stores import NUM_FRAMES, NUM_VIDEOS, TOP, inputs_of, kept_frames, store_below
+from memory_store import MemoryStore
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -17,17 +18,16 @@ from muse.head.finetune import FinetunedHead, new_finetuned_head, view_below
 from muse.head.head_config import HeadConfig
 from muse.head.model import RetrievalHead
 from muse.head.train import StepReport, train
-from muse.head.train_config import TrainConfig
+from muse.head.train_config import Augment, TrainConfig
 from muse.pipeline.encoders.base import build_encoder, normalised_input
 from muse.pipeline.encoders.open_clip import OpenClipEncoder
-from muse.pipeline.records import Caption, ClipTokens
 
-NUM_VIDEOS, NUM_FRAMES, TOP = 6, 2, 2
 HEAD = HeadConfig(dim=128, factors=(), depth=1, d_state=2, dropout=0.1)
 CONFIG = TrainConfig(
     epochs=2, batch_size=4, device="cpu", finetune="top:2", clip_lr=1e-3, max_grad_norm=1e9
 )
-COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+BOTH = ["top:2", pytest.param("all", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -38,50 +38,24 @@ def encoder() -> OpenClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def frames_BHWC() -> NDArray[np.uint8]:
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (NUM_VIDEOS * NUM_FRAMES, 7, 7, 3), dtype=np.uint8)
-    return coarse.repeat(32, axis=1).repeat(32, axis=2)
+def frames_BHWC(encoder: OpenClipEncoder) -> NDArray[np.uint8]:
+    return inputs_of(kept_frames(), encoder)
 
 
 @pytest.fixture
-def store(encoder: OpenClipEncoder, frames_BHWC: NDArray[np.uint8]) -> MemoryStore:
-    """Videos of two frames, the last one's second a padded one, open on the block below the top."""
-    below = f"block:{encoder.info.num_blocks - TOP}"
-    maps = encoder.encode_frames(frames_BHWC, (below,))[below]
-    captions = [
-        Caption(video_id=f"video{row}", text=f"a {colour} square", split="train")
-        for row, colour in enumerate(COLOURS)
-    ]
-    header = dataclasses.replace(
-        make_header(num_videos=NUM_VIDEOS, num_captions=NUM_VIDEOS),
-        encoder=encoder.info,
-        views=("tokens", below),
-    )
-    header = dataclasses.replace(
-        header, sampling=dataclasses.replace(header.sampling, num_frames=NUM_FRAMES)
-    )
-    clips = [_clip(row, maps[row * NUM_FRAMES : (row + 1) * NUM_FRAMES]) for row in range(6)]
-    embeddings = encoder.encode_texts([caption.text for caption in captions])
-    made = MemoryStore(header, clips, captions, embeddings, np.ones(NUM_VIDEOS, dtype=np.bool_))
-    made.token_view = below
-    return made
+def store(request: pytest.FixtureRequest, encoder: OpenClipEncoder) -> MemoryStore:
+    """Below ``top:2``, or what a test is parametrised with."""
+    return store_below(getattr(request, "param", "top:2"), encoder)
 
 
-def _clip(row: int, map_TKW: NDArray[np.float16]) -> ClipTokens:
-    valid_T = np.array([True, row < NUM_VIDEOS - 1])
-    return ClipTokens(
-        video_id=f"video{row}",
-        tokens_TKD=map_TKW * valid_T[:, None, None],
-        valid_T=valid_T,
-        pts_seconds_T=np.where(valid_T, np.arange(NUM_FRAMES), np.nan),
-    )
+def finetune_of(store: MemoryStore) -> str:
+    return "all" if store.token_view == "frames:uint8" else "top:2"
 
 
 def new_head(store: MemoryStore, *, with_text: bool = False) -> FinetunedHead:
     torch.manual_seed(0)
     head = RetrievalHead(HEAD, scan="reference").eval()
-    return new_finetuned_head(head, store, finetune="top:2", with_text=with_text)
+    return new_finetuned_head(head, store, finetune=finetune_of(store), with_text=with_text)
 
 
 def batch_of(store: MemoryStore) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,16 +108,18 @@ def relative_error(found: torch.Tensor | None, wanted: torch.Tensor | None) -> f
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.parametrize("store", BOTH, indirect=True)
 def test_what_a_padded_frame_holds_changes_nothing(store: MemoryStore) -> None:
     head = new_head(store)
     tokens_BTKW, valid_BT = batch_of(store)
     changed = tokens_BTKW.clone()
-    changed[~valid_BT] = 7.0
+    changed[~valid_BT] = 7
     assert torch.equal(
         head.embed_videos(tokens_BTKW, valid_BT), head.embed_videos(changed, valid_BT)
     )
 
 
+@pytest.mark.parametrize("store", BOTH, indirect=True)
 def test_activations_made_again_give_the_same_gradient(store: MemoryStore) -> None:
     gradients = []
     for recompute in (False, True):
@@ -176,11 +152,18 @@ def test_rates_fall_from_layer_to_layer(store: MemoryStore) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_text", [False, True])
+@pytest.mark.parametrize("store", BOTH, indirect=True)
 def test_a_run_moves_the_towers_and_is_loaded_as_it_ended(
     with_text: bool, store: MemoryStore, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        CONFIG, batch_size=6, lr=1e-4, clip_lr=1e-4, epochs=12, finetune_text=with_text
+        CONFIG,
+        finetune=finetune_of(store),
+        batch_size=6,
+        lr=1e-4,
+        clip_lr=1e-4,
+        epochs=12,
+        finetune_text=with_text,
     )
     losses: list[float] = []
     train(
@@ -191,7 +174,9 @@ def test_a_run_moves_the_towers_and_is_loaded_as_it_ended(
     assert isinstance(loaded, FinetunedHead)
     start, end = new_head(store, with_text=with_text).state_dict(), loaded.state_dict()
     moved = {name for name in end if not torch.equal(start[name], end[name])}
-    assert {"towers.image.proj", "towers.image.blocks.0.attn.in_proj_weight"} <= moved
+    image = [name for name in start if name.startswith("towers.image.")]
+    assert {"towers.image.conv1.weight" in image} == {finetune_of(store) == "all"}
+    assert set(image) <= moved
     assert any(name.startswith("towers.text.") for name in moved) == with_text
     assert not [name for name in load_file(tmp_path / "head.safetensors") if "towers" in name]
     assert all(name.startswith("towers.") for name in load_file(tmp_path / "towers.safetensors"))
@@ -205,12 +190,23 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize(
+    ("store", "augment", "lora"),
+    [("top:2", "none", 0), ("top:2", "none", 2), ("all", "crop", 0)],
+    indirect=["store"],
+)
 def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
-    lora: int, store: MemoryStore, tmp_path: Path
+    store: MemoryStore, augment: Augment, lora: int, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        CONFIG, epochs=3, finetune_text=True, checkpoint_every=1, videos_at_once=2, lora=lora
+        CONFIG,
+        finetune=finetune_of(store),
+        augment=augment,
+        epochs=3,
+        finetune_text=True,
+        checkpoint_every=1,
+        videos_at_once=2,
+        lora=lora,
     )
 
     def kill(report: StepReport) -> None:
@@ -231,8 +227,8 @@ def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
     [
         ("top:8", "has 8 blocks.*Choose top:1 to top:7"),
         ("top:3", "reads view block:5, the store has tokens, block:6. Extract with --views"),
-        ("all", "choose none, or top:K"),
-        ("top:0", "choose none, or top:K"),
+        ("all", "reads view frames:uint8 or frames:jpeg.*--views tokens,block:6,frames:jpeg"),
+        ("top:0", "choose none, all, or top:K"),
     ],
 )
 def test_what_can_t_be_trained_is_refused(finetune: str, words: str, store: MemoryStore) -> None:
