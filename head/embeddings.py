@@ -65,16 +65,18 @@ def embed_selection(
 ) -> SplitEmbeddings:
     """The captions and videos of a selection as vectors; the arguments are those of `evaluate`.
 
-    Each worker of a ``group`` embeds its part of the videos, and has them all.
+    Each worker of a ``group`` embeds its part of the videos and captions, and has them all.
     """
     where = device or torch.device("cpu")
     rows_V = selection.video_rows_V
     part_PD = embed_videos(store, group.part(rows_V), head, device=where, on_videos=on_videos)
     video_VD = group.gather_rows(part_PD.to(where), num_rows=len(rows_V))
-    text_QD = F.normalize(embed_captions(store, selection.caption_rows_Q, head), dim=-1)
+    rows_Q = selection.caption_rows_Q
+    part_QD = embed_captions(store, group.part(rows_Q), head).to(where)
+    text_QD = F.normalize(group.gather_rows(part_QD, num_rows=len(rows_Q)), dim=-1)
     return SplitEmbeddings(
         selection=selection,
-        text_QD=text_QD.to(where),
+        text_QD=text_QD,
         video_VD=video_VD,
         video_of_caption_Q=torch.from_numpy(selection.video_of_caption_Q).to(where),
     )
@@ -127,5 +129,6 @@ def embed_captions(store: FeatureStore, rows_Q: NDArray[np.intp], head: VideoEmb
 
     By the head's own text tower, or else the store's embeddings.
     """
-    embedded = embed_texts(head, [store.captions[row].text for row in rows_Q])
+    texts = [store.captions[row].text for row in rows_Q]
+    embedded = embed_texts(head, texts) if texts else None  # a worker may have no part
     return read_captions(store, rows_Q) if embedded is None else embedded

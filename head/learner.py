@@ -153,6 +153,9 @@ class Learner:
         if texts.is_floating_point():
             return self.head.embed_texts(texts)
         part_PC = texts[self.group.part(np.arange(len(texts)))]
+        if not len(part_PC):  # as `_embed`
+            part_PD = self.head.logit_scale.new_zeros((0, self.head.config.dim))
+            return self.group.gather_rows(part_PD, num_rows=len(texts))
         with autocast(self.precision, self.device):
             part_PD = self.head.embed_texts(part_PC).to(self.head.logit_scale.dtype)
         return self.group.gather_rows(part_PD, num_rows=len(texts))

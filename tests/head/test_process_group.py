@@ -1,6 +1,8 @@
 """Workers compute together what one computes alone."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,16 @@ from torch import Tensor, nn
 from worker_threads import WorkerThreads
 
 from muse.head import process_group
+from muse.head.aggregator import MuseAggregator
 from muse.head.data import HeadBatch, select_split
+from muse.head.devices import Precision
 from muse.head.head_config import HeadConfig
 from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.process_group import ALONE, ProcessGroup
+from muse.head.selection import ModelSelector, SelectionRecord
 
 CPU = torch.device("cpu")
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=1, d_state=4, dropout=0.0)
@@ -35,25 +40,31 @@ def read_part(
     return [batch.map(Tensor.clone) for batch in read]
 
 
-def learn(
-    head: RetrievalHead, store: MemoryStore, group: ProcessGroup, *, videos_at_once: int
-) -> tuple[float, float, list[Tensor]]:
-    """Loss, norm and gradients of a step of three batches."""
+def new_learner(
+    head: RetrievalHead, group: ProcessGroup, *, videos_at_once: int, **settings: Any
+) -> Learner:
+    """Of a copy."""
     own = copy.deepcopy(head)
     optimizer = HeadOptimizer(
         own, peak_lr=0.1, warmup=0.0, num_steps=1, weight_decay=0.0, max_grad_norm=1e9
     )
-    optimizer.update = lambda step: None  # type: ignore[method-assign]
-    learner = Learner(
-        own,
-        optimizer,
-        duplicates="masked",
-        videos_at_once=videos_at_once,
-        precision="fp32",
-        group=group,
-    )
+    settings = {"duplicates": "masked", "precision": "fp32"} | settings
+    return Learner(own, optimizer, videos_at_once=videos_at_once, group=group, **settings)
+
+
+def learn(
+    head: RetrievalHead,
+    store: MemoryStore,
+    group: ProcessGroup,
+    *,
+    videos_at_once: int,
+    precision: Precision = "fp32",
+) -> tuple[float, float, list[Tensor]]:
+    """Loss, norm and gradients of a step of three batches."""
+    learner = new_learner(head, group, videos_at_once=videos_at_once, precision=precision)
+    learner.optimizer.update = lambda step: None  # type: ignore[method-assign]
     loss, norm = learner.learn(iter(read_part(store, group)), num_batches=3)
-    return loss, norm, [parameter.grad for parameter in own.parameters()]  # type: ignore[misc]
+    return loss, norm, [parameter.grad for parameter in learner.head.parameters()]  # type: ignore[misc]
 
 
 def test_parts_are_contiguous_even_and_perhaps_empty() -> None:
@@ -126,6 +137,72 @@ def test_workers_gradients_are_the_one_worker_s(
         # They go on from the same weights: the sums have the same bits everywhere.
         for its, first in zip(its_gradients, found[0][2], strict=True):
             assert torch.equal(its, first)
+
+
+@pytest.mark.parametrize("videos_at_once", [100, 2])
+def test_workers_gradients_in_bf16_are_the_one_worker_s_to_its_rounding(
+    videos_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, head = make_store(num_videos=9), RetrievalHead(HEAD)
+    settings: dict[str, Any] = {"videos_at_once": videos_at_once, "precision": "bf16"}
+    loss, norm, gradients = learn(head, store, ALONE, **settings)
+    found = WorkerThreads(3, monkeypatch).run(lambda group: learn(head, store, group, **settings))
+    for its_loss, its_norm, its_gradients in found:
+        assert its_loss == pytest.approx(loss, rel=1e-2)
+        assert its_norm == pytest.approx(norm, rel=1e-2)
+        for its, wanted in zip(its_gradients, gradients, strict=True):
+            assert its.dtype == torch.float32
+            torch.testing.assert_close(its, wanted, rtol=5e-2, atol=5e-2 * norm)
+
+
+def test_activations_that_workers_make_again_give_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, head = make_store(num_videos=9), RetrievalHead(HEAD)
+    _, _, gradients = learn(head, store, ALONE, videos_at_once=2)
+    assert isinstance(head.aggregator, MuseAggregator)
+    head.aggregator.recompute = True
+    found = WorkerThreads(2, monkeypatch).run(
+        lambda group: learn(head, store, group, videos_at_once=2)
+    )
+    for _, _, its_gradients in found:
+        for its, wanted in zip(its_gradients, gradients, strict=True):
+            torch.testing.assert_close(its, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_workers_average_the_same_weights_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, head = make_store(num_videos=9), RetrievalHead(HEAD)
+
+    def average(group: ProcessGroup) -> Mapping[str, Tensor]:
+        learner = new_learner(head, group, videos_at_once=2, ema=0.5)
+        learner.optimizer.adam = torch.optim.SGD(learner.head.parameters(), lr=0)
+        for batch in read_part(store, group):
+            learner.learn([batch])
+        return learner.weights
+
+    wanted = average(ALONE)
+    assert not torch.equal(wanted["logit_scale"], head.logit_scale)
+    found = WorkerThreads(2, monkeypatch).run(average)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[0][name], tensor, rtol=1e-4, atol=1e-6)
+        assert torch.equal(found[1][name], found[0][name])
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_workers_measure_held_out_videos_as_one_does(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 7 workers some have none of the 5 videos."""
+    store, head = make_store(num_videos=9, num_test_videos=5), RetrievalHead(HEAD)
+    measured_on = select_split(store, "test")
+
+    def measured(group: ProcessGroup) -> SelectionRecord | None:
+        selector = ModelSelector(store, measured_on, head, held_out=0.5, group=group)
+        return selector.measure(head.state_dict(), epoch=1, step=3)
+
+    first, *others = WorkerThreads(size, monkeypatch).run(measured)
+    assert first == measured(ALONE)
+    assert others == [None] * (size - 1)
 
 
 @pytest.mark.parametrize("window_shards", [None, 2])
