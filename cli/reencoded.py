@@ -80,7 +80,7 @@ def store_of_head(
         return HeadStore(store=named, encoder=encoder)
     require_same_features(named.header, config.store, what=store)
     source = open_raw_store(store, view=config.view)
-    folder = (encoded or run / STORES_FOLDER) / _name(source, encoder)
+    folder = _folder(encoded or run / STORES_FOLDER, source, encoder)
     return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder, source=source)
 
 
@@ -90,12 +90,38 @@ def _is_finetuned(head: str) -> bool:
     return is_run(Path(head)) and is_finetuned(read_config(Path(head)))
 
 
-def _name(source: "RawStore", encoder: "ReEncoder") -> str:
-    """By the new store's fingerprint and the listing: other weights or videos, another folder."""
+def _folder(parent: Path, source: "RawStore", encoder: "ReEncoder") -> Path:
+    """By the new store's fingerprint and the listing: other weights or videos, another folder.
+
+    What was encoded of this source when it listed fewer is gone on with.
+    """
     import dataclasses
 
     header = dataclasses.replace(source.header, encoder=encoder.info)
-    return f"{header.fingerprint[:12]}-{header.listing_sha256[:12]}"
+    beginning = f"{header.fingerprint[:12]}-"
+    folder = parent / f"{beginning}{header.listing_sha256[:12]}"
+    others = () if folder.exists() else sorted(parent.glob(f"{beginning}*"))
+    return next((other for other in others if _has_grown(other, source)), folder)
+
+
+def _has_grown(folder: Path, source: "RawStore") -> bool:
+    """True if a store was made of this source, and all that it lists comes first there."""
+    from muse.errors import StoreError
+    from muse.pipeline.derivation import derivation_of
+    from muse.pipeline.store import open_raw_store
+
+    try:
+        found = open_raw_store(folder)
+        made_from = derivation_of(found)
+    except StoreError:  # a run that is being written, or damaged
+        return False
+    ids, captions = list(found.video_ids), list(found.captions)
+    return (
+        made_from is not None
+        and made_from.source == source.location
+        and ids == list(source.video_ids[: len(ids)])
+        and captions == list(source.captions[: len(captions)])
+    )
 
 
 def _encoded(source: "RawStore", folder: Path, encoder: "ReEncoder") -> "FeatureStore":

@@ -42,6 +42,13 @@ def source(
 ) -> Path:
     """The six clips, with the block below the top one."""
     out = tmp_path_factory.mktemp("blocks") / "store"
+    _extract(out, tiny_clip_folder, *corpus)
+    return out
+
+
+def _extract(
+    out: Path, tiny_clip_folder: Path, videos: Path, captions: Path, **settings: Any
+) -> None:
     config = ExtractConfig(
         out=out,
         encoder=f"openclip:local-dir:{tiny_clip_folder}",
@@ -51,9 +58,9 @@ def source(
         device="cpu",
         shard_size=4,
         batch_videos=2,
+        **settings,
     )
-    extract(config, list_folder(*corpus))
-    return out
+    extract(config, list_folder(videos, captions))
 
 
 def _trained(source: Path, run: Path, **settings: Any) -> Path:
@@ -242,6 +249,39 @@ def test_a_run_that_was_trained_further_encodes_into_another_folder(
     assert muse("evaluate", source, "--head", run).code == 0
     assert len([*(run / "stores").iterdir()]) == 2
     assert before.items() <= times(run / "stores").items()
+
+
+def test_videos_that_a_source_has_got_since_are_encoded_and_no_other(
+    muse: Muse,
+    source: Path,
+    run: Path,
+    corpus: tuple[Path, Path],
+    tiny_clip_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    videos = Path(shutil.copytree(corpus[0], tmp_path / "videos"))
+    captions = Path(shutil.copy(corpus[1], tmp_path))
+    grown = Path(shutil.copytree(source, tmp_path / "grown"))
+    assert muse("evaluate", grown, "--head", run).code == 0
+    shutil.copy(videos / "clip 2.mp4", videos / "clip 6.mp4")
+    captions.write_text(captions.read_text() + "clip 6.mp4,text of clip 6,test\n")
+    _extract(grown, tiny_clip_folder, videos, captions, append=True)
+    given: list[int] = []
+    whole = RunEncoder.encode_clips
+
+    def counted(self: RunEncoder, maps: Any, valid_NT: Any) -> Any:
+        given.append(int(valid_NT.any(axis=1).sum()))
+        return whole(self, maps, valid_NT)
+
+    monkeypatch.setattr(RunEncoder, "encode_clips", counted)
+    for _ in range(2):
+        assert muse("evaluate", grown, "--head", run).code == 0
+    assert given == [1]
+    assert len(open_store(encoded(run)).video_ids) == 7
+    outcome = muse("evaluate", source, "--head", run)  # as it was before it grew
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert muse("evaluate", source, "--head", run, "--encoded", tmp_path / "other").code == 0
 
 
 def test_what_was_encoded_before_a_kill_is_not_encoded_again(
