@@ -6,11 +6,17 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
-from muse.pipeline.encoders.image_tower import pixels_of, random_boxes
+from muse.pipeline.decoding.kept_frame import square_of
+from muse.pipeline.encoders.base import build_encoder
+from muse.pipeline.encoders.image_tower import ImageTower, pixels_of, random_boxes
+from muse.pipeline.encoders.open_clip import OpenClipEncoder
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing
 
+BICUBIC = Image.Resampling.BICUBIC
 PLAIN = Preprocessing(
     size=224, resize_to=224, interpolation="bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
@@ -47,3 +53,19 @@ def test_boxes_fill_their_range_and_stay_inside() -> None:
     for side in (6, 7, 8):
         places = set(map(tuple, boxes[sides == side, :2]))
         assert len(places) == (8 - side + 1) ** 2
+
+
+@pytest.mark.slow
+def test_tokens_of_kept_frames_are_those_of_the_frames() -> None:
+    encoder = build_encoder("openclip:muse-nano", device="cpu", precision="fp32")
+    assert isinstance(encoder, OpenClipEncoder)
+    preprocessing = encoder.info.preprocessing
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 15, 20, 3), dtype=np.uint8)
+    frames = [np.asarray(Image.fromarray(c).resize((640, 480), BICUBIC)) for c in coarse]
+    direct = np.stack([crop_to_input(frame, preprocessing) for frame in frames])
+    kept = torch.from_numpy(np.stack([square_of(frame, preprocessing) for frame in frames]))
+    wanted_NKD = torch.from_numpy(encoder.encode_frames(direct)["tokens"]).float()
+    tower = ImageTower(encoder.model.visual, preprocessing).eval()
+    with torch.no_grad():
+        found_NKD = tower(kept, torch.arange(len(kept)))
+    assert F.cosine_similarity(found_NKD, wanted_NKD, dim=-1).min() > 0.99
