@@ -1,8 +1,8 @@
 """How long five epochs take from the cache on a store of MSR-VTT's size, and how busy the GPU is.
 
 Writes the store (9,000 videos of 12 frames, 20 captions each, random tokens of ViT-B/32's shape,
-5.5 GB), makes some steps of `muse.head.train.train` with its defaults, and says what their mean comes
-to over five epochs. Busy is what nvidia-smi samples while steps run. One JSON line.
+5.5 GB), makes some steps of `muse.head.train.train` with its defaults, and says what their mean
+comes to over five epochs. Busy is what nvidia-smi samples while steps run. One JSON line.
 
 Usage: python benchmarks/bench_epochs.py FOLDER [--steps 300] [--mixer bimamba-v2] [--scan auto]
 """

@@ -1,53 +1,117 @@
-"""Steps a second of one worker and of several, with the same batch, on a store.
+"""Steps a second and memory of one worker and of several, with the same batch, on a store.
 
 Each number of workers trains a new run; one JSON line with all of them. A step's time is the median
-over the run without its first steps; starting Ray and measuring epochs are not in it. With `auto`
-workers take a GPU each where there are any.
+over the run without its first steps; starting workers and measuring epochs are not in it. With
+`auto` workers take a GPU each where there are any. ``--launcher spawn`` starts them on this machine
+without Ray, which a machine may lack: what a step does is the same. Peak memory is each worker's,
+as torch counts it, and needs ``spawn``.
 
 Usage: python benchmarks/bench_workers.py STORE [--workers 2] [--batch 128] [--epochs 2]
+           [--finetune top:11 [--finetune-text] [--clip-lr 1e-6]] [--launcher ray|spawn]
 """
 
 import argparse
 import json
 import os
+import socket
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.multiprocessing
 
-from muse.head.train import StepReport, train
+from muse.head.finetune import view_below
+from muse.head.process_group import ProcessGroup
+from muse.head.run_log import read_log
+from muse.head.train import train
 from muse.head.train_config import TrainConfig
-from muse.head.train_ray import train_on_workers
-from muse.pipeline.store import open_store
+from muse.pipeline.store import FeatureStore, open_store
 
 STEPS_LEFT_OUT = 3
 
 
-def speed(args: argparse.Namespace, folder: Path, *, num_workers: int) -> dict[str, Any]:
-    """Of one run."""
-    reports: list[StepReport] = []
-    config = TrainConfig(
+def opened(args: argparse.Namespace) -> FeatureStore:
+    """The store, on the view that is trained on."""
+    view = view_below(args.finetune, open_store(args.store).header)
+    return open_store(args.store, view=view) if view else open_store(args.store)
+
+
+def config_of(args: argparse.Namespace, num_workers: int) -> TrainConfig:
+    return TrainConfig(
         split=args.split,
         epochs=args.epochs,
         batch_size=args.batch,
         select_on="none",
         device=args.device,
         num_workers=num_workers,
+        finetune=args.finetune,
+        finetune_text=args.finetune_text,
+        clip_lr=args.clip_lr,
+        videos_at_once=args.videos_at_once,
     )
-    trainer = train if num_workers == 1 else train_on_workers
-    trainer(open_store(args.store), folder / "run", config=config, on_step=reports.append)
-    measured = reports[STEPS_LEFT_OUT:] or reports
-    seconds = statistics.median(report.seconds for report in measured)
-    waiting = statistics.median(report.waiting_seconds for report in measured)
+
+
+def work(rank: int, args: argparse.Namespace, run: Path, num_workers: int, port: int) -> None:
+    """One worker of ``spawn``; leaves its peak memory beside the run."""
+    on_cuda = args.device != "cpu" and torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(rank)
+    group = ProcessGroup.alone()
+    if num_workers > 1:
+        torch.distributed.init_process_group(
+            "nccl" if on_cuda else "gloo",
+            init_method=f"tcp://127.0.0.1:{port}",
+            rank=rank,
+            world_size=num_workers,
+        )
+        group = ProcessGroup.joined()
+    train(opened(args), run, config=config_of(args, num_workers), group=group)
+    peak = torch.cuda.max_memory_allocated() if on_cuda else 0
+    run.with_name(f"peak-{rank}").write_text(str(peak), encoding="utf-8")
+    if num_workers > 1:
+        torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def run_workers(args: argparse.Namespace, run: Path, *, num_workers: int) -> list[float] | None:
+    """Trains; the peak memory of each worker in GB, where it is known."""
+    if args.launcher == "ray":
+        from muse.head.train_ray import train_on_workers
+
+        trainer = train if num_workers == 1 else train_on_workers
+        trainer(opened(args), run, config=config_of(args, num_workers))
+        return None
+    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        work, args=(args, run, num_workers, free_port()), nprocs=num_workers
+    )
+    peaks = [run.with_name(f"peak-{rank}").read_text() for rank in range(num_workers)]
+    return [round(int(peak) / 1e9, 2) for peak in peaks]
+
+
+def speed(args: argparse.Namespace, folder: Path, *, num_workers: int) -> dict[str, Any]:
+    """Of one run."""
+    peaks = run_workers(args, folder / "run", num_workers=num_workers)
+    steps = read_log(folder / "run")
+    measured = steps[STEPS_LEFT_OUT:] or steps
+    seconds = statistics.median(step["seconds"] for step in measured)
+    waiting = statistics.median(step["waiting_seconds"] for step in measured)
     return {
         "workers": num_workers,
         "steps": len(measured),
-        "steps_per_second": round(1 / seconds, 3),
+        "seconds_per_step": round(seconds, 4),
         "pairs_per_second": round(args.batch / seconds, 1),
         "waiting_seconds": round(waiting, 5),
-        "last_loss": round(reports[-1].loss, 4),
+        "first_loss": round(steps[0]["loss"], 5),
+        "last_loss": round(steps[-1]["loss"], 5),
+        "peak_gb": peaks,
     }
 
 
@@ -58,15 +122,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--split", default="train")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--videos-at-once", type=int, default=None)
+    parser.add_argument("--finetune", default="none")
+    parser.add_argument("--finetune-text", action="store_true")
+    parser.add_argument("--clip-lr", type=float, default=1e-6)
+    parser.add_argument("--launcher", default="spawn", choices=("ray", "spawn"))
     args = parser.parse_args()
     found = []
-    for num_workers in (1, args.workers):
+    for num_workers in sorted({1, args.workers}):
         with tempfile.TemporaryDirectory() as folder:
             found.append(speed(args, Path(folder), num_workers=num_workers))
     on_cuda = args.device != "cpu" and torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_cuda else "cpu"
-    settings = {"cores": os.cpu_count(), "batch": args.batch, "store": args.store}
-    print(json.dumps({"benchmark": "workers", "device": device, **settings, "runs": found}))
+    settings = {"cores": os.cpu_count(), **vars(args)}
+    print(json.dumps({"benchmark": "workers", **settings, "device": device, "runs": found}))
 
 
 if __name__ == "__main__":

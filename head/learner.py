@@ -73,7 +73,9 @@ class Learner:
         losses = [self._add_gradient(batch, num_batches=num_batches) for batch in batches]
         assert len(losses) == num_batches
         self._sum_gradients()
-        loss, grad_norm = sum(losses) / num_batches, self.optimizer.clip()
+        # One wait for the device: launches of what follows do not stand between two.
+        *values, grad_norm = torch.stack([*losses, self.optimizer.clip()]).tolist()
+        loss = sum(values) / num_batches
         self._require_finite(loss, grad_norm)
         self.optimizer.update(self.step)
         self.head.clamp_logit_scale()
@@ -107,19 +109,19 @@ class Learner:
         if self.average:
             self.average.restore(state.average, device=self.device)
 
-    def _add_gradient(self, batch: HeadBatch, *, num_batches: int) -> float:
-        """Adds a batch's share of the gradient; its loss."""
+    def _add_gradient(self, batch: HeadBatch, *, num_batches: int) -> Tensor:
+        """Adds a batch's share of the gradient; its loss, on the device."""
         batch = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
         parts = batch.videos.split(self.videos_at_once)
         if len(parts) > 1:
             return self._backward_parts(batch, parts, num_batches=num_batches)
         loss = self._loss(batch, self._embed(batch.videos))
         torch.autograd.backward(loss / num_batches)
-        return loss.item()
+        return loss.detach()
 
     def _backward_parts(
         self, batch: HeadBatch, parts: Sequence[VideoBatch], *, num_batches: int
-    ) -> float:
+    ) -> Tensor:
         random_states, embedded = [], []
         with torch.no_grad():
             for part in parts:
@@ -133,7 +135,7 @@ class Learner:
             again_PD = self._embed(part)
             if again_PD.requires_grad:  # mean pooling has no weight
                 torch.autograd.backward(again_PD, video_PD.grad)
-        return loss.item()
+        return loss.detach()
 
     def _sum_gradients(self) -> None:
         """From the share that went through this worker's videos to the whole gradient."""

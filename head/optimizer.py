@@ -89,10 +89,9 @@ class HeadOptimizer:
         )
         self._parts = [part for part, _ in groups]
 
-    def clip(self) -> float:
-        """Scales the gradients down to the largest norm allowed; their norm before."""
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
-        return norm.item()
+    def clip(self) -> Tensor:
+        """Scales the gradients down to the largest norm allowed; their norm before, a scalar."""
+        return nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
 
     def update(self, step: int) -> None:
         """One update at the rate of a step, counted from 0; the gradients are gone afterwards."""

@@ -7,7 +7,7 @@ every worker at the same place; with one worker none of them does anything. Know
 
 # Legend: V videos of a batch, P videos of a worker's part, D width, N elements of a gradient.
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -124,6 +124,11 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup.alone()
+
+
+def num_workers_of(states: Iterable[str]) -> int:
+    """How many workers the names of `ProcessGroup.gather_states` come from."""
+    return len({name.partition("/")[0] for name in states if name.startswith("rank")}) + 1
 
 
 def _prefix(rank: int) -> str:

@@ -10,6 +10,7 @@ terminals: it reports each step to a callback and words nothing but errors.
 import dataclasses
 import itertools
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,8 +37,8 @@ from muse.head.devices import Precision, resolve_device, resolve_precision
 from muse.head.head_config import HeadConfig, paper_head
 from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
-from muse.head.process_group import ALONE, ProcessGroup
-from muse.head.run_files import STATE_FILE
+from muse.head.process_group import ALONE, ProcessGroup, num_workers_of
+from muse.head.run_files import CONFIG_FILE, STATE_FILE
 from muse.head.run_log import RunLog
 from muse.head.scan.select import ScanBackend
 from muse.head.selection import ModelSelector, SelectionRecord, read_selection
@@ -123,7 +124,8 @@ def train(
 
     Raises:
         ManifestError: If a split has no usable pair.
-        CheckpointError: If the folder holds another run or something else, or can't be written.
+        CheckpointError: If the folder holds another run or something else, can't be written, or is
+            not the same one to all workers.
         IncompatibleStoreError: If the run in the folder was made from another store.
         MuseError: If the loss is not finite, or device or scan can't run here.
     """
@@ -135,6 +137,7 @@ def train(
     head = head or paper_head(store.header)
     require_scales(head, store)
     with group.first_before_others():
+        _require_seen(run, group)
         open_run(
             run,
             RunConfig(
@@ -152,6 +155,7 @@ def train(
             store,
         )
     state = read_state(run)
+    _require_same_state(run, state, group)
     order = pair_order(store, config)
     plan = plan_steps(pairs.trained_on, order, epochs=config.epochs, accumulate=config.accumulate)
     summary = TrainSummary(
@@ -213,6 +217,26 @@ def train(
     return dataclasses.replace(summary, chosen_by=selector.record)
 
 
+def _require_seen(run: Path, group: ProcessGroup) -> None:
+    """Refuses a worker to which worker 0's new folder is not there."""
+    if not group.is_first and not (run / CONFIG_FILE).exists():
+        raise CheckpointError(
+            f"{run}: worker {group.rank} of {group.size}, on {socket.gethostname()}, does not see "
+            "what worker 0 wrote there. Name a folder on a file system that all of them share."
+        )
+
+
+def _require_same_state(run: Path, state: TrainingState | None, group: ProcessGroup) -> None:
+    """Refuses a folder that only looks the same to every worker: they would never meet."""
+    own = torch.tensor(state.step if state else 0)
+    steps = [int(step) for step in group.gather_states({"step": own}).values()]
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"{run}: its workers find steps {steps} there. Name a folder on a file system that all "
+            "of them share."
+        )
+
+
 def _go_on(
     run: Path,
     state: TrainingState,
@@ -221,6 +245,12 @@ def _go_on(
     group: ProcessGroup,
 ) -> None:
     """Puts everything back to where a checkpoint was made."""
+    if (before := num_workers_of(state.random)) != group.size:
+        logger.info(
+            "%s goes on at step %d with %d workers, saved by %d: the same but for rounding and "
+            "what dropout draws",
+            *(run, state.step, group.size, before),
+        )
     learner.restore(state, source=run / STATE_FILE)
     selector.restore(state, source=run / STATE_FILE)
     # A kill may have left the results of a later epoch, which CUDA need not come to again.

@@ -114,6 +114,40 @@ def test_an_error_of_a_worker_is_its_one_line(store: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_missing_ray_train_is_named_with_what_installs_it(
+    muse: Callable[..., object], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    outcome = muse("train-head", store, "--out", tmp_path / "run", *FLAGS, "--num-workers", "2")
+    assert outcome.code == 2  # type: ignore[attr-defined]
+    assert outcome.err.startswith("muse: num_workers: Ray Train is not all here")  # type: ignore[attr-defined]
+    assert "'muse-retrieval[workers]'" in outcome.err  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_worker_and_one_worker_goes_on(
+    store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with started(store, run, "--num-workers", "2", "--epochs", "60") as process:
+        wait_for_step(run, 10)
+        workers = workers_of(process)
+        assert len(workers) == 2
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    done = len(read_log(run))
+    with started(store, run, "--epochs", "60") as process:
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    events = [json.loads(line) for line in out.splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert 1 < steps[0] <= done + 1
+    assert len(losses(run)) == events[-1]["steps"]
+
+
+@pytest.mark.slow
 def test_one_worker_imports_no_ray(store: Path, tmp_path: Path) -> None:
     script = "import sys, muse.cli.app; muse.cli.app.main()"
     ending = f"try:\n {script}\nfinally:\n assert 'ray' not in sys.modules"

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from memory_store import MemoryStore, make_store
 from torch import Tensor, nn
 from worker_threads import WorkerThreads
 
+from muse.errors import CheckpointError
 from muse.head import process_group
 from muse.head.aggregator import MuseAggregator
 from muse.head.data import HeadBatch, select_split
@@ -20,8 +23,10 @@ from muse.head.learner import Learner
 from muse.head.loader import read_pair_batches
 from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
-from muse.head.process_group import ALONE, ProcessGroup
+from muse.head.process_group import ALONE, ProcessGroup, num_workers_of
 from muse.head.selection import ModelSelector, SelectionRecord
+from muse.head.train import train
+from muse.head.train_config import TrainConfig
 
 CPU = torch.device("cpu")
 HEAD = HeadConfig(dim=16, factors=(0.5, 1.0), depth=1, d_state=4, dropout=0.0)
@@ -244,3 +249,32 @@ def test_each_worker_finds_its_own_random_state_again(monkeypatch: pytest.Monkey
         assert list(states) == names
         assert own["cpu"].item() == rank
     assert ProcessGroup(rank=11, size=12).own_state(found[0][0]) == {}
+    assert num_workers_of(names) == 11
+    assert num_workers_of(["cpu", "cuda"]) == 1
+
+
+def test_a_worker_that_does_not_see_the_run_s_folder_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    config, second = TrainConfig(num_workers=2, device="cpu"), ProcessGroup(rank=1, size=2)
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"worker 1 of 2, on .* does not see .*share\."):
+        train(make_store(), run, config=config, head=HEAD, group=second)
+    assert not run.exists()
+
+
+def test_workers_that_find_different_checkpoints_in_one_folder_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=1, device="cpu")
+    train(make_store(), tmp_path, config=config, head=HEAD)
+
+    def other_has_none(states: list[object], own: dict[str, Tensor]) -> None:
+        states[:] = [{"step": torch.tensor(0)}, own]
+
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", other_has_none)
+    config, second = replace(config, num_workers=2), ProcessGroup(rank=1, size=2)
+    with pytest.raises(CheckpointError, match=r"workers find steps \[0, 1\] there"):
+        train(make_store(), tmp_path, config=config, head=HEAD, group=second)

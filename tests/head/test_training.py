@@ -287,7 +287,7 @@ def test_gradients_are_scaled_down_to_the_norm_allowed() -> None:
         layer, peak_lr=0.01, warmup=0.0, num_steps=10, weight_decay=0.0, max_grad_norm=1.0
     )
     (3 * layer(torch.ones(1, 3))).sum().backward()
-    assert optimizer.clip() == pytest.approx(6.0)  # three weights and a bias, 3 each
+    assert optimizer.clip().item() == pytest.approx(6.0)  # three weights and a bias, 3 each
     assert layer.weight.grad.tolist() == [pytest.approx([0.5, 0.5, 0.5])]
 
 
