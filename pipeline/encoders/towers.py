@@ -2,7 +2,7 @@
 
 Below a top nothing is computed: its input is what a store keeps as view ``block:k``. Weights are
 float32, whatever the store was encoded with: at CLIP's rates a step is smaller than the last bit of
-a half-precision weight (docs/head.md). Imports no open_clip: a model comes from its encoder.
+a half-precision weight (docs/finetuning.md). Imports no open_clip: a model comes from its encoder.
 """
 
 # Legend: D width of the joint space, Q texts, C token ids a text.
