@@ -108,6 +108,7 @@ def relative_error(found: torch.Tensor | None, wanted: torch.Tensor | None) -> f
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", BOTH, indirect=True)
 def test_what_a_padded_frame_holds_changes_nothing(store: MemoryStore) -> None:
     head = new_head(store)
@@ -119,6 +120,7 @@ def test_what_a_padded_frame_holds_changes_nothing(store: MemoryStore) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", BOTH, indirect=True)
 def test_activations_made_again_give_the_same_gradient(store: MemoryStore) -> None:
     gradients = []
@@ -130,6 +132,7 @@ def test_activations_made_again_give_the_same_gradient(store: MemoryStore) -> No
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.slow
 def test_a_text_tower_gives_the_embeddings_that_the_store_has(store: MemoryStore) -> None:
     rows = np.arange(NUM_VIDEOS)
     cached = torch.from_numpy(store.read_caption_embeddings(rows).astype(np.float32))

@@ -151,6 +151,7 @@ def frame_SSC() -> Tensor:
     return torch.from_numpy(kept_frames()[0])
 
 
+@pytest.mark.slow
 def test_a_crop_is_one_video_s_and_another_each_time(store: MemoryStore, frame_SSC: Tensor) -> None:
     head = new_head(store, random_crops=True).train()
     same_NSSC = frame_SSC.expand(4, -1, -1, -1)

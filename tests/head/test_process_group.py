@@ -144,6 +144,7 @@ def test_workers_gradients_are_the_one_worker_s(
             assert torch.equal(its, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("videos_at_once", [100, 2])
 def test_workers_gradients_in_bf16_are_the_one_worker_s_to_its_rounding(
     videos_at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -160,6 +161,7 @@ def test_workers_gradients_in_bf16_are_the_one_worker_s_to_its_rounding(
             torch.testing.assert_close(its, wanted, rtol=5e-2, atol=5e-2 * norm)
 
 
+@pytest.mark.slow
 def test_activations_that_workers_make_again_give_the_same_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,6 +177,7 @@ def test_activations_that_workers_make_again_give_the_same_gradients(
             torch.testing.assert_close(its, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_average_the_same_weights_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     store, head = make_store(num_videos=9), RetrievalHead(HEAD)
 
@@ -264,6 +267,7 @@ def test_a_worker_that_does_not_see_the_run_s_folder_says_so(
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_workers_that_find_different_checkpoints_in_one_folder_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
