@@ -39,12 +39,13 @@ def why_unavailable() -> str | None:
 class Kernel:
     """A compiled kernel of one device."""
 
-    def __init__(self, function: Any, module: Any) -> None:
+    def __init__(self, function: Any, module: Any, device: torch.device) -> None:
         self._function = function
-        self._module = module  # unloaded with this
+        self._module = module  # kept as long as its function
+        self._device = device
 
     def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
-        """Runs it on the current stream.
+        """Runs it on its device's current stream.
 
         Args:
             arguments: Tensors, None for a null pointer, or ctypes values.
@@ -55,11 +56,14 @@ class Kernel:
 
         values = [_as_ctypes(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        stream = torch.cuda.current_stream().cuda_stream
-        found = driver.cuLaunchKernel(
-            self._function, blocks, 1, 1, threads, 1, 1, 0, stream, ctypes.addressof(addresses), 0
-        )
-        _checked(found)
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        grid = (blocks, 1, 1, threads, 1, 1)
+        with torch.cuda.device(self._device):
+            _checked(
+                driver.cuLaunchKernel(
+                    self._function, *grid, 0, stream, ctypes.addressof(addresses), 0
+                )
+            )
 
 
 def compile_kernels(
@@ -82,7 +86,7 @@ def compile_kernels(
         torch.cuda.current_stream()  # makes the context that modules are loaded into
         (module,) = _checked(driver.cuModuleLoadData(_binary(sources, options)))
         functions = [_checked(driver.cuModuleGetFunction(module, n.encode()))[0] for n in names]
-    return tuple(Kernel(function, module) for function in functions)
+    return tuple(Kernel(function, module, device) for function in functions)
 
 
 def _binary(sources: Sequence[Path], options: tuple[str, ...]) -> bytes:
