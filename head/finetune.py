@@ -1,9 +1,9 @@
 """A head that is trained together with the CLIP below it, or with the top of that.
 
 What it reads is what lies below the part that is trained, as a store keeps it: a block's output
-(view ``block:k``), or frames (``frames:…``). So no epoch decodes a video or computes a block that
-is not trained. Knows nothing of steps or files; of CLIP
-only `muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
+(view ``block:k``), or frames (``frames:…``). So no epoch computes a block that is not trained, or
+decodes a video unless the store keeps no frames. Knows nothing of steps or files; of CLIP only
+`muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
 """
 
 # Legend: B videos, T frames, N frames that are no padding, K = 1 + P tokens a frame, W width before
