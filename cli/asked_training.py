@@ -122,7 +122,7 @@ def asked_training(
         str,
         _clip(
             "top:K trains the last K blocks of the image tower, from view block:k; all, the whole "
-            "of it, from frames:uint8 or frames:jpeg."
+            "of it, from frames:uint8 or frames:jpeg, else from the videos themselves."
         ),
     ] = "none",
     augment: Annotated[

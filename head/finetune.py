@@ -1,14 +1,15 @@
 """A head that is trained together with the CLIP below it, or with the top of that.
 
 What it reads is what lies below the part that is trained, as a store keeps it: a block's output
-(view ``block:k``), or frames (``frames:…``). So no epoch decodes a video or computes a block that
-is not trained. Knows nothing of steps or files; of CLIP
-only `muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
+(view ``block:k``), or frames (``frames:…``). So no epoch computes a block that is not trained, or
+decodes a video unless the store keeps no frames. Knows nothing of steps or files; of CLIP only
+`muse.pipeline.encoders.towers`, the one part of the encoders that muse.head imports.
 """
 
 # Legend: B videos, T frames, N frames that are no padding, K = 1 + P tokens a frame, W width before
 # the projection, D after it, S side of a kept frame, Q captions.
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,12 @@ from muse.head.run_files import TOWERS
 from muse.head.train_config import ALL_FINETUNE, NO_FINETUNE
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import FeatureStore
-from muse.pipeline.views import FRAME_VIEWS
+from muse.pipeline.views import FRAMES_DECODED, FRAMES_JPEG, PIXEL_VIEWS
 
 if TYPE_CHECKING:
     from muse.pipeline.encoders.towers import Towers
 
+logger = logging.getLogger(__name__)
 _TOP = re.compile(r"top:([1-9][0-9]*)")
 CAPTIONS_AT_A_TIME = 256
 
@@ -132,11 +134,22 @@ def view_below(finetune: str, header: StoreHeader) -> str | None:
     """The view that a training reads: below ``top:K`` ``block:k``, below ``all`` one of frames.
 
     None for any. Of views of frames ``frames:uint8``, which takes no time to decode, where there
-    are both.
+    are both; with a warning ``frames:decoded`` where there is none.
 
     Raises:
         UsageError: If the encoder has not so many blocks, or the store has no such view.
     """
+    view = _view_below(finetune, header)
+    if view == FRAMES_DECODED:
+        logger.warning(
+            "finetune %s: the store keeps no frames, so every epoch decodes every video again. "
+            "Extract with --views %s into another --out to decode once.",
+            *(finetune, ",".join([*header.views, FRAMES_JPEG])),
+        )
+    return view
+
+
+def _view_below(finetune: str, header: StoreHeader) -> str | None:
     num_blocks, last = finetuned_blocks(finetune), header.encoder.num_blocks
     if num_blocks == 0:
         return None
@@ -146,15 +159,15 @@ def view_below(finetune: str, header: StoreHeader) -> str | None:
             f"a store keeps what is above the first. Choose top:1 to top:{max(1, last - 1)}, or "
             "all, which reads frames."
         )
-    wanted = FRAME_VIEWS if num_blocks is None else (f"block:{last - num_blocks}",)
-    for view in wanted:
-        if view in header.views:
-            return view
-    raise UsageError(
-        f"finetune {finetune}: reads view {' or '.join(wanted)}, the store has "
-        f"{', '.join(header.views)}. Extract with --views {','.join([*header.views, wanted[-1]])} "
-        "into another --out."
-    )
+    if num_blocks is None:
+        return next((view for view in PIXEL_VIEWS if view in header.views), FRAMES_DECODED)
+    wanted = f"block:{last - num_blocks}"
+    if wanted not in header.views:
+        raise UsageError(
+            f"finetune {finetune}: reads view {wanted}, the store has {', '.join(header.views)}. "
+            f"Extract with --views {','.join([*header.views, wanted])} into another --out."
+        )
+    return wanted
 
 
 def new_finetuned_head(
@@ -171,7 +184,7 @@ def new_finetuned_head(
 
     Args:
         head: What is above the towers.
-        store: Open on the view that is read; of views of frames either will do.
+        store: Open on the view that is read; of views of frames any will do.
         finetune: ``top:K`` or ``all``.
         with_text: Whether the text tower is trained too.
         recompute: Whether blocks' activations are made again for the gradient.
@@ -183,8 +196,8 @@ def new_finetuned_head(
         EncoderError: If the encoder has no towers, or can't be loaded here.
         UsageError: If ``lora`` asks for adapters and peft is not installed.
     """
-    view = view_below(finetune, store.header)
-    is_frames = view in FRAME_VIEWS and store.token_view in FRAME_VIEWS
+    view = _view_below(finetune, store.header)
+    is_frames = view in PIXEL_VIEWS and store.token_view in PIXEL_VIEWS
     if store.token_view != view and not is_frames:
         raise IncompatibleStoreError(
             f"{store.location}: open on view {store.token_view!r}, but finetune {finetune} reads "

@@ -10,6 +10,7 @@ its own (docs/adr/0029). Knows nothing of what the encoder is, nor of videos' fi
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import ReceiptKind
 from muse.pipeline.records import ClipFeatures, ClipTokens, Failure
 from muse.pipeline.run_record import package_versions, write_failures
+from muse.pipeline.schedule import available_cpus
 from muse.pipeline.source_rows import SourceRows, hash_of_clip
 from muse.pipeline.storage.files import Storage, WriteLock, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, RawStore, clip_map
@@ -44,6 +46,7 @@ from muse.pipeline.store_writer import StoreWriter, writing
 from muse.pipeline.store_zarr import ZarrStore
 
 TEXTS_PER_BATCH = 64
+MOST_READERS = 8  # of a batch; each decodes a video where the source keeps no frames
 
 OnProgress = Callable[[int, int], None]
 """Called with videos done and videos in all, after each video."""
@@ -248,11 +251,10 @@ class _Reencoding:
                 rows[place] = self.found.failures[row]
         size = self.header.batch_videos
         for start in range(0, len(shard.videos), size):
-            clips = {
-                place: self.source.read_clip(shard.first_row + place)
-                for place in self.found.fresh(shard)
-                if start <= place < start + size
-            }
+            clips = self._read(
+                shard.first_row,
+                [place for place in self.found.fresh(shard) if start <= place < start + size],
+            )
             for place, tokens_TKD in self._tokens(clips, start).items():
                 hashes[place] = hash_of_clip(clips[place])
                 rows[place] = self._features(shard.first_row + place, clips[place], tokens_TKD)
@@ -268,6 +270,12 @@ class _Reencoding:
         told = dataclasses.replace(shard, kept=shard.kept | frozenset(self.found.failed(shard)))
         writer.write_video_shard(told, [rows[p] for p in range(len(rows))], seconds={})
         self._write_origin("videos", shard.index, hashes)
+
+    def _read(self, first_row: int, places: Sequence[int]) -> dict[int, ClipTokens]:
+        """Some videos of a shard by their places, read side by side."""
+        rows = [first_row + place for place in places]
+        with ThreadPoolExecutor(min(MOST_READERS, available_cpus())) as pool:
+            return dict(zip(places, pool.map(self.source.read_clip, rows), strict=True))
 
     def _tokens(self, clips: dict[int, ClipTokens], start: int) -> dict[int, NDArray[np.float16]]:
         """Place -> (T, K, D), in one call of a constant shape: a place decides a video's bits."""

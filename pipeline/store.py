@@ -19,7 +19,7 @@ from muse.errors import StoreError
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure, SourceFile
 from muse.pipeline.storage.files import open_storage
-from muse.pipeline.views import ArraySpec, map_of, readable_views
+from muse.pipeline.views import FRAMES_DECODED, ArraySpec, map_of, readable_views
 from muse.pipeline.window import Window
 
 HEADER_FILE = "store.json"
@@ -209,10 +209,13 @@ def token_view_of(header: StoreHeader, wanted: str | None = None) -> str:
     """The view that is read: the wanted one, else ``tokens``, else ``int8``, else none.
 
     A head reads ``tokens`` or ``int8``; an encoder's top that is trained reads any other map.
+    ``frames:decoded`` is kept by no store, and none has to say that it has it.
 
     Raises:
         StoreError: If the store has not the wanted one, or it is no map of frames.
     """
+    if wanted == FRAMES_DECODED:
+        return wanted
     have = readable_views(header.views)
     if wanted is not None and wanted not in have:
         raise StoreError(
@@ -246,13 +249,23 @@ def open_store(path: Path | str, *, view: str | None = None) -> FeatureStore:
         view: What `FeatureStore.read_clip` reads; see `token_view_of`.
 
     Raises:
-        StoreError: If there is none, its header can't be read, or it has no such view.
+        StoreError: If there is none, its header can't be read, it has no such view, or with
+            ``frames:decoded`` files of its videos are gone.
     """
-    return open_raw_store(path, view=view)
+    store = open_raw_store(path, view=view)
+    if view == FRAMES_DECODED:
+        from muse.pipeline.store_zarr import ZarrStore  # this module is below it
+
+        assert isinstance(store, ZarrStore), "no other form can be read as it"
+        store.require_video_files()
+    return store
 
 
 def open_raw_store(path: Path | str, *, view: str | None = None) -> RawStore:
-    """The same store as `open_store`'s, with every array of it."""
+    """The same store as `open_store`'s, with every array of it.
+
+    With ``frames:decoded`` the videos' files are looked for when the first frame is read.
+    """
     storage = open_storage(path)
     if _is_hdf5(storage.location):
         from muse.pipeline.exports.store_hdf5 import Hdf5Store  # this module is below it

@@ -8,7 +8,7 @@ this module needs no zarr; ``store_writer`` writes.
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,11 @@ from muse.pipeline.records import (
 from muse.pipeline.sealed_json import hash_of_json, unsealed
 from muse.pipeline.storage.files import Storage, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts, counts_of, token_view_of
-from muse.pipeline.views import FRAMES_JPEG, ArraySpec
+from muse.pipeline.views import FRAMES_DECODED, FRAMES_JPEG, ArraySpec
 from muse.pipeline.window import Window
+
+if TYPE_CHECKING:
+    from muse.pipeline.decoded_frames import DecodedFrames
 
 VIDEOS_FILE = "videos.parquet"
 CAPTIONS_FILE = "captions.parquet"
@@ -245,9 +248,10 @@ class ZarrStore:
             StoreError: If the video has no features, or the file that should hold them is gone.
         """
         self._require_frames(row)
+        is_decoded, view = self.token_view == FRAMES_DECODED, self.token_view
         return ClipTokens(
             video_id=self.video_ids[row],
-            tokens_TKD=self._rows.tokens(row, view=self.token_view),
+            tokens_TKD=self._decoded.read(row) if is_decoded else self._rows.tokens(row, view=view),
             valid_T=self._valid_NT[row],
             pts_seconds_T=self._rows.array("pts_seconds").row(row),
         )
@@ -263,7 +267,10 @@ class ZarrStore:
         if not (self.has_features_N[rows_N].all() and valid_NT.any(axis=1).all()):
             for row in rows:
                 self._require_frames(row)
-        self._rows.tokens_into(rows, tokens_NTKD, view=self.token_view)
+        if self.token_view == FRAMES_DECODED:
+            self._decoded.read_into(rows, tokens_NTKD)
+        else:
+            self._rows.tokens_into(rows, tokens_NTKD, view=self.token_view)
         return valid_NT
 
     def read_features(self, row: int) -> ClipFeatures:
@@ -305,6 +312,16 @@ class ZarrStore:
         """
         self._require_features(row)
         return self._rows.frame_pictures(row) if FRAMES_JPEG in self.header.views else ()
+
+    def require_video_files(self) -> None:
+        """Nothing, if ``frames:decoded`` can be read; see `DecodedFrames.require_files`."""
+        self._decoded.require_files()
+
+    @cached_property
+    def _decoded(self) -> "DecodedFrames":
+        from muse.pipeline.decoded_frames import DecodedFrames  # it loads av
+
+        return DecodedFrames(self, self._rows.array("pts_seconds"))
 
     def _require_features(self, row: int) -> None:
         if not self.has_features_N[row]:

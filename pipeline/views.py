@@ -24,6 +24,12 @@ FROM_TOKENS = ("tokens", "int8", "class", "pooled")
 FRAMES_JPEG = "frames:jpeg"
 FRAME_VIEWS = ("frames:uint8", FRAMES_JPEG)
 """Pixels, for an encoder that is trained later; none comes from the encoder."""
+FRAMES_DECODED = "frames:decoded"
+"""The same pixels out of the videos' files when they are read (`muse.pipeline.decoded_frames`).
+
+No store keeps it, and a store with the paths of its videos can be read as it."""
+PIXEL_VIEWS = (*FRAME_VIEWS, FRAMES_DECODED)
+"""What can be read as pixels; the earlier, the faster."""
 _BLOCK = "block:"
 INT8_MAX = 127  # -128 is left out, so that a token and its negative have the same error
 _FLOAT16_MAX = 65504.0
@@ -77,7 +83,7 @@ def readable_views(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def map_of(view: str, encoder: EncoderInfo, num_frames: int) -> ArraySpec:
-    """What a reader gets of a video from one of `readable_views`.
+    """What a reader gets of a video from one of `readable_views`, or from ``frames:decoded``.
 
     (T, K, D or W) float16, where ``int8`` reads as ``tokens``, which it stands for; of
     ``frames:…`` (T, S, S, 3) uint8 RGB.
@@ -85,7 +91,8 @@ def map_of(view: str, encoder: EncoderInfo, num_frames: int) -> ArraySpec:
     Raises:
         EncoderError: If the encoder has no such view.
     """
-    stands_for = {"int8": "tokens", FRAMES_JPEG: "frames:uint8"}
+    pixels = dict.fromkeys((FRAMES_JPEG, FRAMES_DECODED), "frames:uint8")
+    stands_for = {"int8": "tokens", **pixels}
     return _arrays_of_view(stands_for.get(view, view), encoder, num_frames)[0]
 
 

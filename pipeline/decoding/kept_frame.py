@@ -24,9 +24,13 @@ def square_of(frame_HWC: NDArray[np.uint8], preprocessing: Preprocessing) -> NDA
         frame_HWC: (H, W, 3) uint8 RGB of any size.
         preprocessing: The encoder's; its filter, and S of its ``kept_side``.
     """
+    return crop_to_input(frame_HWC, squares_crop(preprocessing))
+
+
+def squares_crop(preprocessing: Preprocessing) -> Preprocessing:
+    """What makes squares of frames where an encoder's own would make its input."""
     side = preprocessing.kept_side
-    larger = dataclasses.replace(preprocessing, size=side, resize_to=side)
-    return crop_to_input(frame_HWC, larger)
+    return dataclasses.replace(preprocessing, size=side, resize_to=side)
 
 
 class SquareFields(TypedDict, total=False):

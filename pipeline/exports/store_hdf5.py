@@ -24,7 +24,7 @@ from muse.pipeline.exports.hdf5_contents import (
 from muse.pipeline.frame_pictures import decode_pictures
 from muse.pipeline.records import Caption, ClipFeatures, ClipTokens, Failure
 from muse.pipeline.store import StoreCounts, counts_of, token_view_of
-from muse.pipeline.views import FRAMES_JPEG, array_name, dequantise, map_of
+from muse.pipeline.views import FRAMES_DECODED, FRAMES_JPEG, array_name, dequantise, map_of
 from muse.pipeline.window import Window
 
 _ALL_CAPTIONS_FROM = 16  # one in so many wanted: then all are read at once
@@ -63,6 +63,11 @@ class Hdf5Store:
             StoreError: If it is no such file or damaged, naming what is missing; or if the store
                 has no such view.
         """
+        if view == FRAMES_DECODED:
+            raise StoreError(
+                f"{file}: view {view!r}: an exported file has no paths of its videos. Name the "
+                f"store it was exported from, or export one that was extracted with {FRAMES_JPEG}."
+            )
         contents, descriptor = read_contents(file)
         opened = cls(file, contents, descriptor)
         opened.token_view = token_view_of(contents.header, view)

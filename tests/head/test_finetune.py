@@ -230,7 +230,6 @@ def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
     [
         ("top:8", "has 8 blocks.*Choose top:1 to top:7"),
         ("top:3", "reads view block:5, the store has tokens, block:6. Extract with --views"),
-        ("all", "reads view frames:uint8 or frames:jpeg.*--views tokens,block:6,frames:jpeg"),
         ("top:0", "choose none, all, or top:K"),
     ],
 )

@@ -191,6 +191,16 @@ def test_either_view_of_frames_is_read_and_uint8_is_preferred(store: MemoryStore
     assert view_below("all", header) == "frames:jpeg"
 
 
+def test_a_store_without_frames_has_its_videos_decoded_and_that_is_said(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = dataclasses.replace(store.header, views=("tokens", "block:6"))
+    assert view_below("all", header) == "frames:decoded"
+    (warning,) = caplog.messages
+    assert "every epoch decodes every video again" in warning
+    assert "Extract with --views tokens,block:6,frames:jpeg" in warning
+
+
 def test_cutting_what_is_no_frame_is_refused() -> None:
     with pytest.raises(UsageError, match=r"augment crop with finetune top:2.*finetune all"):
         TrainConfig(finetune="top:2", augment="crop")
