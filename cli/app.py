@@ -15,6 +15,7 @@ import muse
 from muse.cli.ablate import CONTEXT, USAGE, ablate
 from muse.cli.compare import compare
 from muse.cli.data import data_app
+from muse.cli.doctor import doctor
 from muse.cli.evaluate import evaluate
 from muse.cli.extract import extract
 from muse.cli.head_import import import_head
@@ -54,6 +55,7 @@ app.command()(compare)
 app.command()(latex)
 app.command(context_settings=CONTEXT, options_metavar=USAGE)(ablate)
 app.command()(search)
+app.command()(doctor)
 app.add_typer(store_app, name="store")
 app.add_typer(head_app, name="head")
 app.add_typer(world_app, name="world")

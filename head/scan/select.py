@@ -44,26 +44,29 @@ def resolve_backend(backend: ScanBackend, device: torch.device) -> ScanBackend:
 
     Raises:
         UsageError: If there is no such backend.
-        MuseError: If mamba-ssm was asked for and can't run there, saying what to install.
+        MuseError: If a kernel was asked for and can't run there, saying what to do.
     """
     if backend not in get_args(ScanBackend):
         raise UsageError(f"scan {backend!r}: choose one of {', '.join(get_args(ScanBackend))}")
     if backend == "auto":
         has_kernel = device.type == "cuda" and cuda.why_unavailable() is None
         return "cuda" if has_kernel else "cpu"
-    if backend == "cuda":
-        reason = cuda.why_unavailable()
-        if reason is None and device.type != "cuda":
-            reason = f"the head is on {device.type}, the kernel runs on CUDA only"
-        if reason is not None:
-            raise MuseError(f"scan cuda: {reason}. Leave the scan on auto.")
-    if backend == "mamba-ssm":
-        reason = mamba_ssm.why_unavailable()
-        if reason is None and device.type != "cuda":
-            reason = f"the head is on {device.type}, the kernel runs on CUDA only"
-        if reason is not None:
-            raise MuseError(f"scan mamba-ssm: {reason}. {mamba_ssm.INSTALL_HINT}")
+    reason = why_not(backend, device)
+    if reason is not None:
+        hint = mamba_ssm.INSTALL_HINT if backend == "mamba-ssm" else "Leave the scan on auto."
+        raise MuseError(f"scan {backend}: {reason}. {hint}")
     return backend
+
+
+def why_not(backend: ScanBackend, device: torch.device) -> str | None:
+    """The reason why a backend can't run on a device; None if it can."""
+    kernels = {"cuda": cuda.why_unavailable, "mamba-ssm": mamba_ssm.why_unavailable}
+    if backend not in kernels:
+        return None
+    reason = kernels[backend]()
+    if reason is None and device.type != "cuda":
+        reason = f"the head is on {device.type}, the kernel runs on CUDA only"
+    return reason
 
 
 def select_scan(backend: ScanBackend, device: torch.device) -> SelectiveScan:
