@@ -67,7 +67,7 @@ class Ablation:
             "seeds": list(range(first, first + num_seeds)),
             "device": device_name(device),
             "precision": resolve_precision(asked.config.precision, device),
-            "scan": resolve_scan(asked.config, device),
+            "scan": resolve_scan(asked.config, device, asked.head),
             "command": list(command),
         }
         return cls(folder=asked.out, tables=tables, head=asked.head, facts=facts)

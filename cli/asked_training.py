@@ -244,6 +244,10 @@ def asked_training(
         prepare_process()
     opened = open_store(store, view=view.value if view else None)
     below = view_below(finetune, opened.header)
+    if below is not None and view is not None:
+        raise UsageError(
+            f"--view {view.value} with --finetune {finetune}: that reads {below}. Leave --view out."
+        )
     if below is not None:
         opened = open_store(store, view=below)
     if "scales" in given or "factors" in given:

@@ -139,4 +139,4 @@ def _resolved_scan(head: "VideoEmbedder", scan: ScanFlag, where: "torch.device")
     config: Any = head.config if isinstance(head, RetrievalHead) else None
     if config is None or config.aggregator == "seq-transf":
         return None
-    return resolve_backend(scan.value, where)
+    return resolve_backend(scan.value, where, d_state=config.d_state, d_conv=config.d_conv)

@@ -240,7 +240,8 @@ class WorldReporter:
     def __init__(self, title: str = "world") -> None:
         self._line = _Line(title)
         self._started = time.monotonic()
-        self._num_new = 0
+        self.num_new = 0
+        """Videos so far."""
 
     def __enter__(self) -> Self:
         self._line.start()
@@ -256,8 +257,8 @@ class WorldReporter:
 
     def update(self, made: int, num_videos: int) -> None:
         """Redraws the line after one more video."""
-        self._num_new += 1
-        rate = self._num_new / max(time.monotonic() - self._started, 1e-9)
+        self.num_new += 1
+        rate = self.num_new / max(time.monotonic() - self._started, 1e-9)
         left = duration_text((num_videos - made) / rate)
         note = f"{rate:.1f} videos/s, {left} left"
         self._line.update(total=num_videos, completed=made, note=note)

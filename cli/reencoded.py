@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from muse.cli.flags import ViewFlag, open_for_head
 
 if TYPE_CHECKING:
+    from muse.head.checkpoint import RunConfig
     from muse.pipeline.header import EncoderInfo
     from muse.pipeline.reencode import ReEncoder
     from muse.pipeline.store import FeatureStore, RawStore
@@ -79,9 +80,30 @@ def store_of_head(
     if named.header.encoder == encoder.info:
         return HeadStore(store=named, encoder=encoder)
     require_same_features(named.header, config.store, what=store)
-    source = open_raw_store(store, view=config.view)
+    source = open_raw_store(store, view=_view_of(config, named, run))
     folder = _folder(encoded or run / STORES_FOLDER, source, encoder)
     return HeadStore(store=_encoded(source, folder, encoder), encoder=encoder, source=source)
+
+
+def _view_of(config: "RunConfig", store: "RawStore", run: Path) -> str:
+    """What the run's towers read of a store: its own view, or for frames the one that it has.
+
+    Raises:
+        IncompatibleStoreError: If the store has not that view.
+    """
+    from muse.errors import IncompatibleStoreError
+    from muse.head.finetune import view_below
+    from muse.head.train_config import ALL_FINETUNE
+
+    if config.train["finetune"] == ALL_FINETUNE:
+        return view_below(ALL_FINETUNE, store.header) or config.view
+    views = store.header.views
+    if config.view not in views:
+        raise IncompatibleStoreError(
+            f"{store.location}: has the views {', '.join(views)}, and {run} reads {config.view}. "
+            f"Extract with --views {','.join([*views, config.view])} into another --out."
+        )
+    return config.view
 
 
 def _is_finetuned(head: str) -> bool:
@@ -126,7 +148,13 @@ def _has_grown(folder: Path, source: "RawStore") -> bool:
 
 def _encoded(source: "RawStore", folder: Path, encoder: "ReEncoder") -> "FeatureStore":
     from muse.cli.progress import WorldReporter, interruptible
+    from muse.cli.report import print_note
     from muse.pipeline.reencode import reencode
 
     with interruptible(), WorldReporter("encode again") as reporter:
-        return reencode(source, folder, encoder, on_progress=reporter.update)
+        made = reencode(source, folder, encoder, on_progress=reporter.update)
+    if reporter.num_new:
+        print_note(
+            f"encoded {reporter.num_new} videos into {made.location}, which is read from now on"
+        )
+    return made

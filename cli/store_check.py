@@ -42,11 +42,19 @@ def verify(
     if repair and report.problems:
         done = run_repair(opened.location)
         if done.num_withdrawn or not done.num_without_thumbnails:
-            print_note(f"{done.num_withdrawn} shards withdrawn: `muse extract` writes them again.")
+            command = _command_that_writes(opened)
+            print_note(f"{done.num_withdrawn} shards withdrawn: `{command}` writes them again.")
         if done.num_without_thumbnails:
             print_note(f"{done.num_without_thumbnails} shards keep features, but no thumbnails.")
     elif report.problems:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _command_that_writes(store: "ZarrStore") -> str:
+    from muse.pipeline.derivation import derivation_of
+
+    made_from = derivation_of(store)
+    return f"muse evaluate {made_from.source} --head RUN" if made_from else "muse extract"
 
 
 def _zarr_store(store: str) -> "ZarrStore":

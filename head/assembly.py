@@ -3,8 +3,11 @@
 Knows nothing of steps, files or checkpoints.
 """
 
+import logging
+
 import torch
 
+from muse.errors import UsageError
 from muse.head.aggregator import MuseAggregator
 from muse.head.data import SplitSelection
 from muse.head.devices import Precision
@@ -15,20 +18,40 @@ from muse.head.model import RetrievalHead
 from muse.head.optimizer import HeadOptimizer
 from muse.head.process_group import ProcessGroup
 from muse.head.pyramid import cells_per_scale
-from muse.head.scan.select import ScanBackend, resolve_backend
+from muse.head.scan.select import ScanBackend, resolve_backend, why_not
 from muse.head.train_config import NO_FINETUNE, VIDEOS_AT_ONCE, TrainConfig
 from muse.pipeline.store import FeatureStore
 
+logger = logging.getLogger(__name__)
 
-def require_scales(head: HeadConfig, store: FeatureStore) -> None:
-    """Refuses, before a folder is made, scales that this store's patches don't have."""
+
+def require_fitting(head: HeadConfig, config: TrainConfig, store: FeatureStore) -> None:
+    """Refuses, before a folder is made, what this store's encoder does not have.
+
+    Raises:
+        UsageError: If the patches have not the scales, or adapters are wider than the towers.
+    """
     if head.aggregator == "muse":
         cells_per_scale(store.header.encoder.grid, head.factors)
+    width = store.header.encoder.width
+    if config.lora > width:
+        raise UsageError(
+            f"lora {config.lora}: the image tower of {store.header.encoder.spec} is {width} wide, "
+            "and a rank above that adapts nothing more. Choose a lower one, such as 8."
+        )
 
 
-def resolve_scan(config: TrainConfig, device: torch.device) -> ScanBackend:
-    """Never ``auto``."""
-    return resolve_backend(config.scan, device)
+def resolve_scan(config: TrainConfig, device: torch.device, head: HeadConfig) -> ScanBackend:
+    """Never ``auto``.
+
+    Raises:
+        MuseError: If what was asked for can't run a head's scan on the device.
+    """
+    scan = resolve_backend(config.scan, device, d_state=head.d_state, d_conv=head.d_conv)
+    if device.type == "cuda" and config.scan == "auto" and scan != "cuda":
+        reason = why_not("cuda", device, d_state=head.d_state, d_conv=head.d_conv)
+        logger.warning("scan %s, not cuda: %s", scan, reason)
+    return scan
 
 
 def new_head(

@@ -120,10 +120,11 @@ def open_head(
     where = resolve_device(device)
     if head == MEAN_POOL:
         return MeanPoolHead(), where
+    resolve_backend(scan, where)  # refused before anything is loaded
     loaded = load_head(
         Path(head),
         store,
-        scan=resolve_backend(scan, where),
+        scan=scan,
         any_view=any_view,
         own_encoder=own_encoder,
     )

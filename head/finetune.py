@@ -24,7 +24,7 @@ from muse.head.run_files import TOWERS
 from muse.head.train_config import ALL_FINETUNE, NO_FINETUNE
 from muse.pipeline.header import StoreHeader
 from muse.pipeline.store import FeatureStore
-from muse.pipeline.views import FRAMES_DECODED, FRAMES_JPEG, PIXEL_VIEWS
+from muse.pipeline.views import FRAMES_DECODED, FRAMES_JPEG, PIXEL_VIEWS, block_number
 
 if TYPE_CHECKING:
     from muse.pipeline.encoders.towers import Towers
@@ -101,7 +101,12 @@ class FinetunedHead(RetrievalHead):
 
 
 def _held(module: nn.Module) -> list[str]:
-    return [name for name, weight in module.named_parameters() if not weight.requires_grad]
+    """What of the towers is not trained; a pyramid that is not belongs to the head all the same."""
+    return [
+        name
+        for name, weight in module.named_parameters()
+        if name.startswith(TOWERS) and not weight.requires_grad
+    ]
 
 
 def _without_held(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
@@ -164,10 +169,20 @@ def _view_below(finetune: str, header: StoreHeader) -> str | None:
     wanted = f"block:{last - num_blocks}"
     if wanted not in header.views:
         raise UsageError(
-            f"finetune {finetune}: reads view {wanted}, the store has {', '.join(header.views)}. "
-            f"Extract with --views {','.join([*header.views, wanted])} into another --out."
+            f"finetune {finetune}: reads view {wanted}, the store has {', '.join(header.views)}"
+            f"{_what_is_there(header)}. Extract with --views {','.join([*header.views, wanted])} "
+            "into another --out."
         )
     return wanted
+
+
+def _what_is_there(header: StoreHeader) -> str:
+    """Which other choices the store's views allow, in words."""
+    numbers = [block_number(view) for view in header.views if view.startswith("block:")]
+    tops = [
+        f"top:{header.encoder.num_blocks - k}" for k in numbers if k < header.encoder.num_blocks
+    ]
+    return f", for {' or '.join(tops)}" if tops else ""
 
 
 def new_finetuned_head(

@@ -274,7 +274,8 @@ def _evaluation(
     if all(known.get(name) == value for name, value in about.items()):
         return known
     device = resolve_device(config.device)
-    head = load_head(run, store, scan=resolve_backend(config.scan, device)).to(device)
+    resolve_backend(config.scan, device)  # refused before it is loaded
+    head = load_head(run, store, scan=config.scan).to(device)
     weights = list(head.parameters())
     if peak_memory_bytes is not None:
         peak_memory_bytes -= sum(weight.nbytes for weight in weights)

@@ -26,7 +26,7 @@ from muse.errors import CheckpointError, MuseError, UsageError
 from muse.head.assembly import (
     new_head,
     new_learner,
-    require_scales,
+    require_fitting,
     resolve_scan,
     token_ids_of,
 )
@@ -133,9 +133,9 @@ def train(
     pairs = choose_pairs(store, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    scan = resolve_scan(config, device)
     head = head or paper_head(store.header)
-    require_scales(head, store)
+    scan = resolve_scan(config, device, head)
+    require_fitting(head, config, store)
     with group.first_before_others():
         _require_seen(run, group)
         open_run(

@@ -163,9 +163,12 @@ def _trainer(job: _Job, reports: Any, folder: str, max_restarts: int, *, is_loca
     resources = {"GPU": 1.0, "CPU": 1.0} if on_gpu else {"CPU": 1.0}
     for kind, needed in resources.items():
         if (have := int(ray.cluster_resources().get(kind, 0))) < needed * num_workers:
+            next_step = "Name fewer"
+            if not have and kind == "GPU":
+                next_step = "Choose --device cpu, or a cluster with GPUs by --ray-address"
             raise UsageError(
                 f"num_workers {num_workers}: this Ray has {have} {kind}s, and a worker takes one. "
-                "Name fewer."
+                f"{next_step}."
             )
     if is_local and not on_gpu:  # a worker computes with as many threads
         resources["CPU"] = max(1, int(ray.cluster_resources()["CPU"]) // num_workers)

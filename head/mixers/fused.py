@@ -20,9 +20,11 @@ BOTH_WAYS = (False, True)
 """Whether a direction begins at the end of its sequences."""
 
 
-def runs_fused(scan: ScanBackend, u_BLE: Tensor) -> bool:
+def runs_fused(scan: ScanBackend, u_BLE: Tensor, *, d_state: int, d_conv: int) -> bool:
     """Whether the scan's backend brings what stands around it."""
-    return u_BLE.device.type == "cuda" and resolve_backend(scan, u_BLE.device) == "cuda"
+    if u_BLE.device.type != "cuda":
+        return False
+    return resolve_backend(scan, u_BLE.device, d_state=d_state, d_conv=d_conv) == "cuda"
 
 
 class FusedDirections:

@@ -34,7 +34,7 @@ class Mamba(nn.Module):
         super().__init__()
         inner = expand * dim
         self.scan: ScanBackend = scan
-        self.d_state = d_state
+        self.d_state, self.d_conv = d_state, d_conv
         self.dt_rank = math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = _depthwise(inner, d_conv)
@@ -49,7 +49,7 @@ class Mamba(nn.Module):
         """The mixed sequence; see `BiMamba.forward`. What lies behind a length is never scanned
         before it, so lengths are not looked at."""
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE):
+        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
             fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
             y_BLE = fused(u_BLE, z_BLE, (self.A_log,), (self.D,), (False,), length_B)
             return cast(Tensor, self.out_proj(y_BLE))
@@ -77,7 +77,7 @@ class BiMambaV1(nn.Module):
         super().__init__()
         inner = expand * dim
         self.scan: ScanBackend = scan
-        self.d_state = d_state
+        self.d_state, self.d_conv = d_state, d_conv
         self.dt_rank = math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = _depthwise(inner, d_conv)
@@ -92,7 +92,7 @@ class BiMambaV1(nn.Module):
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`."""
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE):
+        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
             fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
             y_BLE = fused(
                 u_BLE, z_BLE, (self.A_log, self.A_b_log), (self.D, self.D), BOTH_WAYS, length_B
@@ -123,7 +123,7 @@ class BiMamba(nn.Module):
         super().__init__()
         inner = expand * dim
         self.scan: ScanBackend = scan
-        self.d_state = d_state
+        self.d_state, self.d_conv = d_state, d_conv
         self.dt_rank = math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = _depthwise(inner, d_conv)
@@ -151,7 +151,7 @@ class BiMamba(nn.Module):
             (B, L, D).
         """
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE):
+        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
             fused = FusedDirections(
                 (self.conv1d, self.conv1d_b),
                 (self.x_proj, self.x_proj_b),
@@ -244,7 +244,7 @@ def _scanned(
         Ds: (E,) skip connection for each direction.
     """
     u_XBLE, delta_XBLE, B_XBLN, C_XBLN = inputs
-    scan = select_scan(backend, u_XBLE.device)
+    scan = select_scan(backend, u_XBLE.device, d_state=A_logs[0].shape[-1])
     # States are float32 or wider whatever the precision around.
     wide = torch.promote_types(u_XBLE.dtype, torch.float32)
     with torch.autocast(u_XBLE.device.type, enabled=False):

@@ -26,6 +26,7 @@ _HERE = Path(__file__).parent
 _CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
 _THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
 _TILE = {8: 32, 16: 32, 32: 32, 64: 16}
+MAX_STATES = 64
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -76,7 +77,7 @@ def selective_scan(
     if padded is None or u_XBLE.dtype not in DTYPES:
         raise UsageError(
             f"scan cuda: {num_states} states of {u_XBLE.dtype}; it takes up to 64, and float32, "
-            "bfloat16 or float16. Choose scan cpu."
+            "bfloat16 or float16. Choose --scan cpu."
         )
     dtype = u_XBLE.dtype
     if padded > num_states:  # by states that stay 0

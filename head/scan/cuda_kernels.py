@@ -30,7 +30,10 @@ def why_unavailable() -> str | None:
     if torch.cuda.get_device_capability() < (8, 0):
         return f"{torch.cuda.get_device_name()} is older than compute capability 8.0"
     try:
-        from cuda.bindings import driver, nvrtc  # noqa: F401
+        from cuda.bindings import driver, nvrtc
+
+        driver.cuDriverGetVersion()  # libraries are loaded at the first call
+        nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError) as error:
         return f"NVRTC can't be loaded ({error})"
     return None
@@ -82,29 +85,41 @@ def compile_kernels(
         "--use_fast_math",
         *(f"-D{name}={value}" for name, value in macros.items()),
     )
+    text = b"".join(source.read_bytes() for source in sources)
     with torch.cuda.device(device):
         torch.cuda.current_stream()  # makes the context that modules are loaded into
-        (module,) = _checked(driver.cuModuleLoadData(_binary(sources, options)))
+        module = _module(sources[-1].stem, text, options)
         functions = [_checked(driver.cuModuleGetFunction(module, n.encode()))[0] for n in names]
     return tuple(Kernel(function, module, device) for function in functions)
 
 
-def _binary(sources: Sequence[Path], options: tuple[str, ...]) -> bytes:
-    """Of the folder, or compiled and put there."""
-    text = b"".join(source.read_bytes() for source in sources)
-    version = str(torch.version.cuda)
-    key = hashlib.sha256(repr((text, options, version)).encode()).hexdigest()[:32]
-    path = _cache_folder() / f"{sources[-1].stem}-{key}.cubin"
+def _module(name: str, text: bytes, options: tuple[str, ...]) -> Any:
+    """Loaded from the folder, or compiled and put there; a damaged file is replaced."""
+    from cuda.bindings import driver, nvrtc
+
+    versions = (_checked(nvrtc.nvrtcVersion()), torch.version.cuda)
+    key = hashlib.sha256(repr((text, options, versions)).encode()).hexdigest()[:32]
+    path = _cache_folder() / f"{name}-{key}.cubin"
     with contextlib.suppress(OSError):
-        return path.read_bytes()
-    binary = _compiled(sources[-1].name, text, options)
-    with contextlib.suppress(OSError):  # it only costs the next process a compilation
+        status, module = driver.cuModuleLoadData(path.read_bytes())
+        if int(status) == 0:
+            return module
+    binary = _compiled(f"{name}.cu", text, options)
+    _keep(path, binary)
+    (module,) = _checked(driver.cuModuleLoadData(binary))
+    return module
+
+
+def _keep(path: Path, binary: bytes) -> None:
+    """Writes a file whole, or not at all: it only costs the next process a compilation."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(binary)
+            file.flush()
+            os.fsync(file.fileno())
         Path(name).replace(path)
-    return binary
 
 
 def _compiled(name: str, text: bytes, options: tuple[str, ...]) -> bytes:

@@ -164,16 +164,18 @@ def test_operators_say_what_they_do() -> None:
 
 
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
-@pytest.mark.parametrize("lengths", [None, [50, 1, 0, 37]])
-@pytest.mark.parametrize("width", [16, 21])
-def test_a_fused_mixer_is_the_mixer(mixer: Mixer, lengths: list[int] | None, width: int) -> None:
+@pytest.mark.parametrize("lengths", [None, [200, 1, 0, 129], [64, 65, 128, 200]])
+@pytest.mark.parametrize(("width", "d_conv"), [(16, 4), (21, 4), (16, 1), (16, 8)])
+def test_a_fused_mixer_is_the_mixer(
+    mixer: Mixer, lengths: list[int] | None, width: int, d_conv: int
+) -> None:
     torch.manual_seed(0)
-    exact = new_mixer(mixer, width, d_state=8, d_conv=4, expand=1, scan="cpu").double()
-    fused = new_mixer(mixer, width, d_state=8, d_conv=4, expand=1, scan="cuda").cuda()
+    exact = new_mixer(mixer, width, d_state=8, d_conv=d_conv, expand=1, scan="cpu").double()
+    fused = new_mixer(mixer, width, d_state=8, d_conv=d_conv, expand=1, scan="cuda").cuda()
     fused.load_state_dict(exact.state_dict())
-    tokens = torch.randn(4, 50, width, dtype=torch.float64)
+    tokens = torch.randn(4, 200, width, dtype=torch.float64)
     length_B = None if lengths is None else torch.tensor(lengths)
-    is_token = torch.arange(50) < torch.tensor(lengths or [50] * 4)[:, None]
+    is_token = torch.arange(200) < torch.tensor(lengths or [200] * 4)[:, None]
     results = []
     for module, its in ((exact, tokens), (fused, tokens.float().cuda())):
         its = its.clone().requires_grad_()

@@ -193,6 +193,21 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_pyramid_that_is_not_trained_is_saved_all_the_same(
+    lora: int, store: MemoryStore, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, lora=lora)
+    head = dataclasses.replace(HEAD, factors=(1.0,), pyramid="frozen", init="normal")
+    train(store, tmp_path / "run", head=head, config=config)
+    saved = load_file(tmp_path / "run" / "head.safetensors")
+    loaded = load_head(tmp_path / "run", store).state_dict()
+    frozen = [name for name in loaded if name.startswith("aggregator.pyramid.")]
+    assert frozen
+    assert all(torch.equal(loaded[name], saved[name]) for name in frozen)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "augment", "lora"),
     [("top:2", "none", 0), ("top:2", "none", 2), ("all", "crop", 0)],
@@ -256,3 +271,12 @@ def test_an_encoder_without_towers_is_refused(store: MemoryStore) -> None:
     store.header = dataclasses.replace(store.header, encoder=encoder)
     with pytest.raises(EncoderError, match="no towers to train"):
         new_head(store)
+
+
+def test_an_adapter_wider_than_the_tower_is_refused_before_a_folder_is_made(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, lora=129)
+    with pytest.raises(UsageError, match=r"lora 129: the image tower of .* is 128 wide"):
+        train(store, tmp_path / "run", head=HEAD, config=config)
+    assert not (tmp_path / "run").exists()

@@ -96,6 +96,21 @@ def test_unknown_backend_is_named_with_the_choices() -> None:
         select_scan("triton", torch.device("cpu"))  # type: ignore[arg-type]
 
 
+def test_auto_takes_a_kernel_that_can_run_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(mamba_ssm, "why_unavailable", lambda: None)
+    monkeypatch.setattr(cuda_scan, "why_unavailable", lambda: None)
+    assert resolve_backend("auto", gpu) == "cuda"
+    assert resolve_backend("auto", gpu, d_state=65) == "mamba-ssm"
+    assert resolve_backend("auto", torch.device("cpu")) == "cpu"
+    with pytest.raises(MuseError, match=r"d_conv is 9, and the kernel takes up to 8"):
+        resolve_backend("cuda", gpu, d_conv=9)
+    monkeypatch.setattr(cuda_scan, "why_unavailable", lambda: "no NVRTC")
+    assert resolve_backend("auto", gpu) == "mamba-ssm"
+    monkeypatch.setattr(mamba_ssm, "why_unavailable", lambda: "not installed")
+    assert resolve_backend("auto", gpu) == "cpu"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "scan", [mamba_ssm.selective_scan, cuda_scan.selective_scan, cpu.selective_scan]
