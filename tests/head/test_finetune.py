@@ -244,7 +244,10 @@ def test_a_run_that_was_cut_short_ends_with_the_bits_of_one_that_was_not(
     ("finetune", "words"),
     [
         ("top:8", "has 8 blocks.*Choose top:1 to top:7"),
-        ("top:3", "reads view block:5, the store has tokens, block:6. Extract with --views"),
+        (
+            "top:3",
+            "reads view block:5, the store has tokens, block:6, for top:2. Extract with --views",
+        ),
         ("top:0", "choose none, all, or top:K"),
     ],
 )
