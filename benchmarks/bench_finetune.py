@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from token_store import rows_of, write_views
+from block_store import write_store
 
 from muse.head.head_config import paper_head
 from muse.head.train import StepReport, train
@@ -30,7 +29,6 @@ from muse.head.train_config import TrainConfig
 from muse.pipeline.encoders.base import build_encoder
 from muse.pipeline.header import EncoderInfo
 from muse.pipeline.store import open_store
-from muse.pipeline.views import arrays_of
 
 WARM_UP_STEPS = 3
 PAIRS_OF_MSRVTT = 180_000
@@ -88,26 +86,16 @@ def views_of(encoder: EncoderInfo) -> dict[str, str]:
 def store_of(folder: Path, row: Row, encoder: EncoderInfo) -> Path:
     """A store of random maps with enough videos for a batch, made once for a number of frames."""
     path = folder / f"store-{row.num_frames}-{row.batch}"
-    if path.is_dir():
-        return path
-    rng = np.random.default_rng(0)
-    rows = rows_of(2 * row.batch, 1, test_every=2 * row.batch + 1)
-    views = tuple(views_of(encoder).values())
-    specs = arrays_of(views, encoder, row.num_frames)
-
-    def arrays_of_row(number: int) -> dict[str, Any]:
-        return {
-            spec.name: rng.integers(0, 256, spec.shape, np.uint8)
-            if spec.dtype == "uint8"
-            else rng.standard_normal(spec.shape, np.float32).astype(spec.dtype)
-            for spec in specs
-        }
-
-    texts_QD = rng.standard_normal((len(rows.captions), encoder.dim), np.float32)
-    write_views(
-        path, rows, encoder=encoder, views=views, arrays_of_row=arrays_of_row,
-        texts_QD=texts_QD, num_frames=row.num_frames,
-    )  # fmt: skip
+    if not path.is_dir():
+        write_store(
+            path,
+            encoder=encoder,
+            views=tuple(views_of(encoder).values()),
+            num_videos=2 * row.batch,
+            captions_each=1,
+            num_frames=row.num_frames,
+            test_every=2 * row.batch + 1,
+        )
     return path
 
 

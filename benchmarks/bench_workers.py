@@ -6,7 +6,7 @@ over the run without its first steps; starting workers and measuring epochs are 
 without Ray, which a machine may lack: what a step does is the same. Peak memory is each worker's,
 as torch counts it, and needs ``spawn``.
 
-Usage: python benchmarks/bench_workers.py STORE [--workers 2] [--batch 128] [--epochs 2]
+Usage: python benchmarks/bench_workers.py STORE [--workers 1 2 4] [--batch 128] [--epochs 2]
            [--finetune top:11 [--finetune-text] [--clip-lr 1e-6]] [--launcher ray|spawn]
 """
 
@@ -118,7 +118,8 @@ def speed(args: argparse.Namespace, folder: Path, *, num_workers: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store")
-    for name, default in {"workers": 2, "batch": 128, "epochs": 2}.items():
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    for name, default in {"batch": 128, "epochs": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--split", default="train")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--launcher", default="spawn", choices=("ray", "spawn"))
     args = parser.parse_args()
     found = []
-    for num_workers in sorted({1, args.workers}):
+    for num_workers in args.workers:
         with tempfile.TemporaryDirectory() as folder:
             found.append(speed(args, Path(folder), num_workers=num_workers))
     on_cuda = args.device != "cpu" and torch.cuda.is_available()
