@@ -35,7 +35,10 @@ class _EnoughError(Exception):
 @contextlib.contextmanager
 def busy_samples(samples: list[float]) -> Iterator[None]:
     """Percents of the time that a kernel ran, five times a second; none without nvidia-smi."""
-    command = "nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 200"
+    own = f"GPU-{torch.cuda.get_device_properties(0).uuid}" if torch.cuda.is_available() else "0"
+    command = (
+        f"nvidia-smi -i {own} --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 200"
+    )
     try:
         watcher = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
     except FileNotFoundError:

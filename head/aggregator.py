@@ -5,9 +5,10 @@ nothing of text, of similarity or of training.
 """
 
 # Legend: B videos, T frames, F valid frames of all videos, K = 1 + P tokens a frame, P = G * G
-# patches, L tokens in the scan, D width.
+# patches, L tokens in the scan, D width, V videos of a part.
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -23,6 +24,9 @@ from muse.head.readout import READS_CELLS, class_tokens_of, new_readout
 from muse.head.residual import ResMambaBlock
 from muse.head.scan.select import ScanBackend
 
+VIDEOS_AT_ONCE = 32
+"""That go through the blocks together. What a block computes and drops is then of a part of the
+batch; fewer would not fill a large GPU."""
 NORMAL_INIT_STD = 0.02  # of BERT, which CLIP4Clip and the published code took over
 
 
@@ -86,10 +90,21 @@ class MuseAggregator(nn.Module):
 
     def frames_of(self, sequence: TokenSequence, valid_BT: Tensor) -> Tensor:
         """(B, T, D) of a sequence of `sequence_of`."""
-        tokens_BLD = sequence.tokens_BLD
-        for block in self.blocks:
-            tokens_BLD = self._through(block, tokens_BLD, sequence.length_B)
+        tokens_BLD = self._through_blocks(sequence) if self.blocks else sequence.tokens_BLD
         return cast(Tensor, self.readout(tokens_BLD, sequence, valid_BT))
+
+    def _through_blocks(self, sequence: TokenSequence) -> Tensor:
+        num_parts = math.ceil(len(sequence.tokens_BLD) / VIDEOS_AT_ONCE) or 1
+        parts = sequence.tokens_BLD.chunk(num_parts)
+        lengths: Sequence[Tensor | None] = [None] * len(parts)
+        if sequence.length_B is not None:
+            lengths = sequence.length_B.chunk(num_parts)
+        done = []
+        for tokens_VLD, length_V in zip(parts, lengths, strict=True):
+            for block in self.blocks:
+                tokens_VLD = self._through(block, tokens_VLD, length_V)
+            done.append(tokens_VLD)
+        return torch.cat(done) if len(done) > 1 else done[0]
 
     def _through(self, block: nn.Module, tokens_BLD: Tensor, length_B: Tensor | None) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):

@@ -1,106 +1,267 @@
-"""The inside of a Mamba mixer on the project's own CUDA kernels: nothing is reversed or stacked.
+"""A Mamba mixer on the project's own CUDA kernels, whose inside is made again for the gradient.
 
-All directions come from one pass of each kernel and from batched matrix products. What it computes
-is what `muse.head.mixers.mamba` does step by step. Knows nothing of in- and out-projections.
+All directions come from one pass of each kernel and from batched matrix products; nothing is
+reversed or stacked. Of a sequence only three things are kept for the gradient: the mixer's input,
+the states at some tokens, and the sum of the directions. All else is a few matrix products and one
+pass of the convolution away, which take a twentieth of the step and would be three times the
+memory (ADR 0035). What it computes is what `muse.head.mixers.mamba` does step by step.
 """
 
-# Legend: X directions, B videos, L tokens, M = B * L, E inner width, N state size, R rank of Δ,
-# P = R + 2 N.
+# Legend: X directions, S convolutions (X, or one that all share), B videos, L tokens, M = B * L,
+# D width, E inner width, N state size, R rank of Δ, P = R + 2 N, W taps.
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.scan.cuda import selective_scan
-from muse.head.scan.cuda_block import MAX_TAPS, gated_sum, short_conv
+from muse.head.scan.cuda import bits_of, padded_states, scan_backward, scan_forward
+from muse.head.scan.cuda_block import (
+    MAX_TAPS,
+    conv_backward,
+    conv_forward,
+    gate_backward,
+    gate_forward,
+)
 from muse.head.scan.select import ScanBackend, resolve_backend
 
-BOTH_WAYS = (False, True)
-"""Whether a direction begins at the end of its sequences."""
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def runs_fused(scan: ScanBackend, u_BLE: Tensor, *, d_state: int, d_conv: int) -> bool:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Direction:
+    """What one scan has of its own; two may share all but ``A_log``."""
+
+    conv: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: Tensor
+    D: Tensor
+
+
+def runs_fused(scan: ScanBackend, tokens_BLD: Tensor, *, d_state: int, d_conv: int) -> bool:
     """Whether the scan's backend brings what stands around it."""
-    if u_BLE.device.type != "cuda":
+    if tokens_BLD.device.type != "cuda":
         return False
-    return resolve_backend(scan, u_BLE.device, d_state=d_state, d_conv=d_conv) == "cuda"
+    return resolve_backend(scan, tokens_BLD.device, d_state=d_state, d_conv=d_conv) == "cuda"
 
 
-class FusedDirections:
-    """Convolution, projections, scan and gate of all directions; weights belong to the mixer.
+def fused_mixer(
+    tokens_BLD: Tensor,
+    in_proj: nn.Linear,
+    directions: Sequence[Direction],
+    out_proj: nn.Linear,
+    *,
+    reversed_X: Sequence[bool],
+    length_B: Tensor | None = None,
+) -> Tensor:
+    """(B, L, D) -> (B, L, D), in the dtype of the products around it.
 
     Args:
-        convs: Of each direction, or one that all share.
-        x_projs: The same of the projections to Δ, B and C.
-        dt_projs: The same of Δ.
+        tokens_BLD: (B, L, D), on a CUDA device.
+        in_proj: To the scans' input and the gate.
+        directions: One or two.
+        out_proj: Behind the gate.
+        reversed_X: Whether a direction begins at its sequences' ends.
+        length_B: (B,) tokens of each sequence; None where all have L.
     """
+    convs = _different([direction.conv for direction in directions])
+    assert convs[0].weight.shape[-1] <= MAX_TAPS
+    dtype = tokens_BLD.dtype
+    if torch.is_autocast_enabled(tokens_BLD.device.type):
+        dtype = torch.get_autocast_dtype(tokens_BLD.device.type)
+    x_projs = _different([direction.x_proj for direction in directions])
+    dt_projs = _different([direction.dt_proj for direction in directions])
+    rates = [direction.A_log.float().exp() for direction in directions]
+    weights = _Weights(
+        into=in_proj.weight.to(dtype),
+        conv=torch.stack([conv.weight[:, 0] for conv in convs]).float(),
+        conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
+        x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
+        dt=torch.stack([projection.weight for projection in dt_projs]).to(dtype),
+        A=-F.pad(torch.stack(rates), (0, padded_states(rates[0].shape[-1]) - rates[0].shape[-1])),
+        skip=torch.stack([direction.D for direction in directions]).float(),
+        dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
+        out=out_proj.weight.to(dtype),
+    )
+    lengths = None if length_B is None else length_B.to(tokens_BLD.device, torch.int32)
+    tokens_BLD = tokens_BLD.to(dtype).contiguous()
+    # Its own dtypes are the right ones: autocast would change what is float32 in here.
+    with torch.autocast(tokens_BLD.device.type, enabled=False):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (tokens_BLD, *weights)):
+            mixed: Tensor = _Mixed.apply(tokens_BLD, lengths, bits_of(reversed_X), *weights)
+            return mixed
+        return _mix(tokens_BLD, lengths, bits_of(reversed_X), weights, keeps_states=False)[0]
 
-    def __init__(
-        self,
-        convs: Sequence[nn.Conv1d],
-        x_projs: Sequence[nn.Linear],
-        dt_projs: Sequence[nn.Linear],
-    ) -> None:
-        assert convs[0].weight.shape[-1] <= MAX_TAPS
-        self.convs, self.x_projs, self.dt_projs = convs, x_projs, dt_projs
 
-    def __call__(
-        self,
-        u_BLE: Tensor,
-        gate_BLE: Tensor,
-        A_logs: Sequence[Tensor],
-        Ds: Sequence[Tensor],
-        reversed_X: Sequence[bool],
-        length_B: Tensor | None,
+class _Weights(NamedTuple):
+    """Of all directions, in the dtypes that they are used in; A with zeros up to a size that the
+    scan has, which add states that stay 0."""
+
+    into: Tensor  # (2E, D)
+    conv: Tensor  # (S, E, W)
+    conv_bias: Tensor  # (S, E)
+    x: Tensor  # (S, P, E)
+    dt: Tensor  # (S, E, R)
+    A: Tensor  # (X, E, N)
+    skip: Tensor  # (X, E)
+    dt_bias: Tensor  # (X, E)
+    out: Tensor  # (D, E)
+
+
+class _Scanned(NamedTuple):
+    """What a scan reads, with one entry a convolution."""
+
+    conv_SBLE: Tensor
+    delta_SBLE: Tensor
+    B_SBLN: Tensor
+    C_SBLN: Tensor
+    low_SMR: Tensor
+    """Δ before its projection."""
+
+    def by_direction(self, num: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """u, Δ, B and C; shared ones are repeated without being copied."""
+        conv, delta, B, C = (tensor.expand(num, -1, -1, -1) for tensor in self[:4])
+        return conv, delta, B, C
+
+
+class _Mixed(torch.autograd.Function):
+    """`_mix` and its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens_BLD: Tensor, lengths: Tensor | None, directions: int, *weights: Tensor
     ) -> Tensor:
-        """(B, L, E) gated, before the out-projection.
-
-        Args:
-            u_BLE: (B, L, E) half of the in-projection.
-            gate_BLE: (B, L, E) the other half.
-            A_logs: (E, N) of each direction.
-            Ds: (E,) of each direction.
-            reversed_X: Whether it begins at the end.
-            length_B: (B,) tokens of each sequence; None where all have L.
-        """
-        num_shared = len(self.convs)
-        conv_XBLE = short_conv(
-            u_BLE,
-            torch.stack([conv.weight[:, 0] for conv in self.convs]),
-            torch.stack([_bias(conv) for conv in self.convs]),
-            reversed_X=reversed_X[:num_shared],
-            length_B=length_B,
+        out_BLD, sum_BLE, states = _mix(
+            tokens_BLD, lengths, directions, _Weights(*weights), keeps_states=True
         )
-        projected_XMP = torch.bmm(conv_XBLE.flatten(1, 2), _matrices(self.x_projs))
-        rank, num_states = self.dt_projs[0].in_features, A_logs[0].shape[-1]
-        low_XMR = projected_XMP[..., :rank]
-        B_XMN = projected_XMP[..., rank : rank + num_states]
-        C_XMN = projected_XMP[..., -num_states:]
-        delta_XME = torch.bmm(low_XMR, _matrices(self.dt_projs))
-        inputs = [
-            tensor.view(num_shared, *u_BLE.shape[:2], -1).expand(len(A_logs), -1, -1, -1)
-            for tensor in (delta_XME, B_XMN, C_XMN)
-        ]
-        biases = [_bias(projection) for projection in self.dt_projs]
-        with torch.autocast("cuda", enabled=False):
-            y_XBLE = selective_scan(
-                conv_XBLE.expand(len(A_logs), -1, -1, -1),
-                inputs[0],
-                -torch.stack(tuple(A_logs)).float().exp(),
-                inputs[1],
-                inputs[2],
-                torch.stack(tuple(Ds)),
-                torch.stack(biases).expand(len(A_logs), -1),
-                reversed_X=reversed_X,
-                length_B=length_B,
-            )
-            return gated_sum(y_XBLE, gate_BLE)
+        ctx.save_for_backward(tokens_BLD, lengths, sum_BLE, states, *weights)
+        ctx.directions = directions
+        return out_BLD
+
+    @staticmethod
+    def backward(ctx: Any, dout_BLD: Tensor) -> tuple[Tensor | None, ...]:
+        tokens_BLD, lengths, sum_BLE, states, *weights = ctx.saved_tensors
+        with torch.autocast(tokens_BLD.device.type, enabled=False):
+            dtokens_BLD, gradients = _gradients(
+                dout_BLD.to(tokens_BLD.dtype).contiguous(), tokens_BLD, lengths, sum_BLE, states,
+                ctx.directions, _Weights(*weights),
+            )  # fmt: skip
+        return (dtokens_BLD, None, None, *gradients)
 
 
-def _matrices(projections: Sequence[nn.Linear]) -> Tensor:
-    """(X, in, out)."""
-    return torch.stack([projection.weight for projection in projections]).transpose(1, 2)
+def _mix(
+    tokens_BLD: Tensor,
+    lengths: Tensor | None,
+    directions: int,
+    weights: _Weights,
+    *,
+    keeps_states: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output; the sum of the directions before the gate, and states, for the gradient."""
+    u_BLE, gate_BLE = F.linear(tokens_BLD, weights.into).chunk(2, dim=-1)
+    scanned = _scan_inputs(u_BLE, lengths, directions, weights)
+    u, delta, B, C = scanned.by_direction(len(weights.A))
+    y_XBLE, states = scan_forward(
+        u, delta, weights.A, B, C, weights.skip, weights.dt_bias, lengths, directions, keeps_states
+    )
+    gated_BLE, sum_BLE = gate_forward(y_XBLE, gate_BLE, keeps_states)
+    return F.linear(gated_BLE, weights.out), sum_BLE, states
+
+
+def _scan_inputs(
+    u_BLE: Tensor, lengths: Tensor | None, directions: int, weights: _Weights
+) -> _Scanned:
+    conv_SBLE = conv_forward(u_BLE, weights.conv, weights.conv_bias, lengths, directions)
+    projected_SMP = torch.bmm(conv_SBLE.flatten(1, 2), weights.x.transpose(1, 2))
+    rank = weights.dt.shape[-1]
+    low_SMR, BC_SMN = projected_SMP[..., :rank], projected_SMP[..., rank:]
+    padded = weights.A.shape[-1]
+    B_SMN, C_SMN = (_with_zeros(half, padded) for half in BC_SMN.chunk(2, dim=-1))
+    shape = conv_SBLE.shape[:3]
+    return _Scanned(
+        conv_SBLE,
+        torch.bmm(low_SMR, weights.dt.transpose(1, 2)).view(*shape, -1),
+        B_SMN.view(*shape, -1),
+        C_SMN.view(*shape, -1),
+        low_SMR,
+    )
+
+
+def _gradients(
+    dout_BLD: Tensor,
+    tokens_BLD: Tensor,
+    lengths: Tensor | None,
+    sum_BLE: Tensor,
+    states: Tensor,
+    directions: int,
+    weights: _Weights,
+) -> tuple[Tensor, _Weights]:
+    """Of the tokens and of each weight."""
+    u_BLE, gate_BLE = F.linear(tokens_BLD, weights.into).chunk(2, dim=-1)
+    dgated_BLE = torch.matmul(dout_BLD, weights.out)
+    dy_BLE, dgate_BLE, gated_BLE = gate_backward(dgated_BLE, sum_BLE, gate_BLE)
+    dout_weight = _outer(dout_BLD, gated_BLE)
+    del dgated_BLE, gated_BLE
+    scanned = _scan_inputs(u_BLE, lengths, directions, weights)
+    u, delta, B, C = scanned.by_direction(len(weights.A))
+    du, ddelta, dA_XBEN, dskip_dbias_2XBE, dBC = scan_backward(
+        dy_BLE.expand_as(u), states, u, delta, weights.A, B, C, weights.skip, weights.dt_bias,
+        lengths, directions,
+    )  # fmt: skip
+    num_convs = len(weights.conv)
+    # A convolution that all directions share takes the sum of their gradients.
+    du, ddelta, dBC = (
+        tensor if len(tensor) == num_convs else tensor.sum(0, keepdim=True)
+        for tensor in (du, ddelta, dBC)
+    )
+    dconv_SME, dx_weight, ddt_weight = _projection_gradients(du, ddelta, dBC, scanned, weights)
+    du_BLE, dconv_weight, dconv_bias = conv_backward(
+        dconv_SME.view_as(scanned.conv_SBLE), u_BLE, weights.conv, weights.conv_bias, lengths,
+        directions,
+    )  # fmt: skip
+    width = u_BLE.shape[-1]
+    dtokens_MD = torch.mm(du_BLE.flatten(0, 1), weights.into[:width])
+    dtokens_MD = torch.addmm(dtokens_MD, dgate_BLE.flatten(0, 1), weights.into[width:])
+    dinto = torch.cat([_outer(du_BLE, tokens_BLD), _outer(dgate_BLE, tokens_BLD)])
+    dskip, ddt_bias = dskip_dbias_2XBE.sum(2)
+    return dtokens_MD.view_as(tokens_BLD), _Weights(
+        dinto, dconv_weight, dconv_bias, dx_weight, ddt_weight, dA_XBEN.sum(1), dskip, ddt_bias,
+        dout_weight,
+    )  # fmt: skip
+
+
+def _projection_gradients(
+    du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: _Weights
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of what the convolutions gave, (S, M, E), and of the projections behind them."""
+    ddelta_SME = ddelta.flatten(1, 2)
+    ddt_weight = torch.bmm(ddelta_SME.transpose(1, 2), scanned.low_SMR)
+    dlow_SMR = torch.bmm(ddelta_SME, weights.dt)
+    num_states = (weights.x.shape[1] - weights.dt.shape[-1]) // 2
+    halves = dBC.flatten(1, 2).to(du.dtype).chunk(2, dim=-1)
+    dprojected_SMP = torch.cat([dlow_SMR, *(half[..., :num_states] for half in halves)], dim=-1)
+    dconv_SME = torch.baddbmm(du.flatten(1, 2), dprojected_SMP, weights.x)
+    dx_weight = torch.bmm(dprojected_SMP.transpose(1, 2), scanned.conv_SBLE.flatten(1, 2))
+    return dconv_SME, dx_weight, ddt_weight
+
+
+def _outer(rows_BLC: Tensor, others_BLK: Tensor) -> Tensor:
+    """(C, K): a product's gradient by its weight."""
+    return torch.mm(rows_BLC.flatten(0, 1).t(), others_BLK.flatten(0, 1))
+
+
+def _with_zeros(values_SMN: Tensor, num_states: int) -> Tensor:
+    missing = num_states - values_SMN.shape[-1]
+    return F.pad(values_SMN, (0, missing)) if missing else values_SMN
+
+
+def _different(layers: Sequence[Layer]) -> list[Layer]:
+    """Each once, in order."""
+    return list(dict.fromkeys(layers))
 
 
 def _bias(layer: nn.Conv1d | nn.Linear) -> Tensor:

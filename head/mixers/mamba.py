@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.mixers.fused import BOTH_WAYS, FusedDirections, runs_fused
+from muse.head.mixers.fused import Direction, fused_mixer, runs_fused
 from muse.head.ordering import reverse_sequences
 from muse.head.scan.select import ScanBackend, select_scan
 
+BOTH_WAYS = (False, True)
+"""Whether a direction begins at the end of its sequences."""
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # [Mamba] sec. 3.6, Δ at initialisation
 
 
@@ -48,11 +50,16 @@ class Mamba(nn.Module):
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`. What lies behind a length is never scanned
         before it, so lengths are not looked at."""
+        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
+            direction = Direction(
+                conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log,
+                D=self.D,
+            )  # fmt: skip
+            return fused_mixer(
+                tokens_BLD, self.in_proj, (direction,), self.out_proj,
+                reversed_X=(False,), length_B=length_B,
+            )  # fmt: skip
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
-            fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
-            y_BLE = fused(u_BLE, z_BLE, (self.A_log,), (self.D,), (False,), length_B)
-            return cast(Tensor, self.out_proj(y_BLE))
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
             self.scan,
@@ -91,13 +98,19 @@ class BiMambaV1(nn.Module):
 
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`."""
+        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
+            directions = tuple(
+                Direction(
+                    conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=A_log,
+                    D=self.D,
+                )
+                for A_log in (self.A_log, self.A_b_log)
+            )  # fmt: skip
+            return fused_mixer(
+                tokens_BLD, self.in_proj, directions, self.out_proj,
+                reversed_X=BOTH_WAYS, length_B=length_B,
+            )  # fmt: skip
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
-            fused = FusedDirections((self.conv1d,), (self.x_proj,), (self.dt_proj,))
-            y_BLE = fused(
-                u_BLE, z_BLE, (self.A_log, self.A_b_log), (self.D, self.D), BOTH_WAYS, length_B
-            )
-            return cast(Tensor, self.out_proj(y_BLE))
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
             self.scan,
@@ -150,17 +163,12 @@ class BiMamba(nn.Module):
         Returns:
             (B, L, D).
         """
+        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
+            return fused_mixer(
+                tokens_BLD, self.in_proj, self._directions(), self.out_proj,
+                reversed_X=BOTH_WAYS, length_B=length_B,
+            )  # fmt: skip
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
-        if runs_fused(self.scan, u_BLE, d_state=self.d_state, d_conv=self.d_conv):
-            fused = FusedDirections(
-                (self.conv1d, self.conv1d_b),
-                (self.x_proj, self.x_proj_b),
-                (self.dt_proj, self.dt_proj_b),
-            )
-            y_BLE = fused(
-                u_BLE, z_BLE, (self.A_log, self.A_b_log), (self.D, self.D_b), BOTH_WAYS, length_B
-            )
-            return cast(Tensor, self.out_proj(y_BLE))
         forward = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         backward = _scan_inputs(
             reverse_sequences(u_BLE, length_B),
@@ -179,6 +187,18 @@ class BiMamba(nn.Module):
         y_BLE = y_XBLE[0] + reverse_sequences(y_XBLE[1], length_B)
         # The library gates each direction and adds; the gate is the same, so once is enough.
         return cast(Tensor, self.out_proj(y_BLE * F.silu(z_BLE)))
+
+    def _directions(self) -> tuple[Direction, Direction]:
+        return (
+            Direction(
+                conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log,
+                D=self.D,
+            ),
+            Direction(
+                conv=self.conv1d_b, x_proj=self.x_proj_b, dt_proj=self.dt_proj_b,
+                A_log=self.A_b_log, D=self.D_b,
+            ),
+        )  # fmt: skip
 
 
 def causal_conv(tokens_BLE: Tensor, conv: nn.Conv1d) -> Tensor:

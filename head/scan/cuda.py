@@ -41,6 +41,11 @@ class _Stride(ctypes.Structure):
     _fields_ = [(name, ctypes.c_longlong) for name in "xbl"]
 
 
+def padded_states(num_states: int) -> int:
+    """The size that the kernels have and that takes so many, up to `MAX_STATES`."""
+    return next(size for size in _TILE if size >= num_states)
+
+
 def selective_scan(
     u_XBLE: Tensor,
     delta_XBLE: Tensor,
@@ -72,14 +77,13 @@ def selective_scan(
     Raises:
         UsageError: If N or the dtype is another.
     """
-    num_states = A_XEN.shape[-1]
-    padded = next((size for size in _TILE if size >= num_states), None)
-    if padded is None or u_XBLE.dtype not in DTYPES:
+    num_states, dtype = A_XEN.shape[-1], u_XBLE.dtype
+    if num_states > MAX_STATES or dtype not in DTYPES:
         raise UsageError(
-            f"scan cuda: {num_states} states of {u_XBLE.dtype}; it takes up to 64, and float32, "
+            f"scan cuda: {num_states} states of {dtype}; it takes up to {MAX_STATES}, and float32, "
             "bfloat16 or float16. Choose --scan cpu."
         )
-    dtype = u_XBLE.dtype
+    padded = padded_states(num_states)
     if padded > num_states:  # by states that stay 0
         extra = (0, padded - num_states)
         A_XEN, B_XBLN, C_XBLN = (F.pad(tensor, extra) for tensor in (A_XEN, B_XBLN, C_XBLN))
@@ -94,7 +98,7 @@ def selective_scan(
     directions = bits_of(reversed_X)
     lengths = None if length_B is None else length_B.to(u_XBLE.device, torch.int32)
     y_XBLE: Tensor
-    y_XBLE, _ = _forward(
+    y_XBLE, _ = scan_forward(
         u_XBLE, delta_XBLE, A_XEN, B_XBLN, C_XBLN, D_XE, delta_bias_XE, lengths, directions,
         needs_gradient,
     )  # fmt: skip
@@ -102,7 +106,7 @@ def selective_scan(
 
 
 @torch.library.custom_op("muse::selective_scan", mutates_args=())
-def _forward(
+def scan_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -126,7 +130,7 @@ def _forward(
     return y, states
 
 
-@_forward.register_fake
+@scan_forward.register_fake
 def _(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor,
     lengths: Tensor | None, directions: int, keeps_states: bool,
@@ -135,7 +139,7 @@ def _(
 
 
 @torch.library.custom_op("muse::selective_scan_backward", mutates_args=())
-def _backward(
+def scan_backward(
     dy: Tensor,
     states: Tensor,
     u: Tensor,
@@ -165,7 +169,7 @@ def _backward(
     return du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLCN.sum(3)
 
 
-@_backward.register_fake
+@scan_backward.register_fake
 def _(
     dy: Tensor, states: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor, bias: Tensor, lengths: Tensor | None, directions: int,
@@ -193,7 +197,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     states, *tensors = ctx.saved_tensors
     _, _, A, B, C, _, _, _ = tensors
-    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = _backward(
+    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = scan_backward(
         row_major(dy), states, *tensors, ctx.directions
     )
     dB, dC = dBC_XBLN.split(A.shape[-1], dim=-1)
@@ -203,7 +207,7 @@ def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]
     )  # fmt: skip
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+scan_forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _shape_of(u: Tensor, A: Tensor, directions: int) -> _Shape:
@@ -224,7 +228,10 @@ def _empty_outputs(u: Tensor, A: Tensor, keeps_states: bool) -> tuple[Tensor, Te
     """y, and (X, B, tiles, E, N) or nothing."""
     num_tiles = -(-u.shape[2] // _TILE[int(A.shape[-1])])
     sizes = (*u.shape[:2], num_tiles, *A.shape[1:]) if keeps_states else (0,)
-    return u.new_empty(u.shape), u.new_empty(sizes, dtype=torch.float32)
+    # They are half of what a gradient keeps. float16 could not hold every state; bfloat16 can, and
+    # as much of it as the input has.
+    kept = torch.bfloat16 if u.dtype == torch.bfloat16 else torch.float32
+    return u.new_empty(u.shape), u.new_empty(sizes, dtype=kept)
 
 
 def bits_of(reversed_X: Sequence[bool]) -> int:

@@ -1,7 +1,8 @@
 """What stands before and behind the scan in a Mamba block, as CUDA kernels of one pass each.
 
-`short_conv` reads a sequence once for both directions, `gated_sum` adds the directions and applies
-the gate. The kernels are in ``short_conv.cu`` and ``gated_sum.cu``. Knows nothing of projections.
+The convolution reads a sequence once for both directions; the gate adds the directions before it
+applies. The kernels are in ``short_conv.cu`` and ``gated_sum.cu``. The gradients are operators of
+their own, for `muse.head.mixers.fused`. Knows nothing of projections.
 """
 
 # Legend: X directions, B videos, L tokens, E inner width, W taps, R runs of tokens.
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.head.scan.cuda import DTYPES, bits_of, row_major, stride_of
+from muse.head.scan.cuda import DTYPES, row_major, stride_of
 from muse.head.scan.cuda_kernels import Kernel, compile_kernels
 
 _HERE = Path(__file__).parent
@@ -32,47 +33,25 @@ class _Shape(ctypes.Structure):
     ]
 
 
-def short_conv(
-    tokens_BLE: Tensor,
-    weight_XEW: Tensor,
-    bias_XE: Tensor,
-    *,
-    reversed_X: Sequence[bool],
-    length_B: Tensor | None = None,
+@torch.library.custom_op("muse::conv_forward", mutates_args=())
+def conv_forward(
+    tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, directions: int
 ) -> Tensor:
     """SiLU of a depthwise convolution in which no token sees one that a direction has yet to pass.
 
     Args:
-        tokens_BLE: (B, L, E) float32, bfloat16 or float16, on a CUDA device.
-        weight_XEW: (X, E, W) of one or two directions, W up to 8; the last tap is the token's own.
-        bias_XE: (X, E).
-        reversed_X: Whether a direction begins at its sequences' ends.
-        length_B: (B,) tokens of each sequence; what lies behind is not seen, and 0 in the output.
+        tokens: (B, L, E) float32, bfloat16 or float16, on a CUDA device.
+        weight: (X, E, W) float32 of one or two directions, W up to 8; the last tap is the token's
+            own.
+        bias: (X, E) float32.
+        lengths: (B,) int32 tokens of each sequence; what lies behind is not seen, and 0 in the
+            output.
+        directions: Of `muse.head.scan.cuda.bits_of`: which begin at their sequences' ends.
 
     Returns:
-        (X, B, L, E) in the dtype of ``tokens_BLE``, at the tokens' own places.
+        (X, B, L, E) in the dtype of ``tokens``, at the tokens' own places.
     """
-    lengths = None if length_B is None else length_B.to(tokens_BLE.device, torch.int32)
-    weight_XEW, bias_XE = (tensor.float().contiguous() for tensor in (weight_XEW, bias_XE))
-    made: Tensor = _conv(row_major(tokens_BLE), weight_XEW, bias_XE, lengths, bits_of(reversed_X))
-    return made
-
-
-def gated_sum(y_XBLE: Tensor, gate_BLE: Tensor) -> Tensor:
-    """(B, L, E): the sum of the directions times SiLU of the gate.
-
-    Args:
-        y_XBLE: (X, B, L, E) on a CUDA device.
-        gate_BLE: (B, L, E) of the same dtype.
-    """
-    made: Tensor = _gate(y_XBLE.contiguous(), _flat_rows(gate_BLE))
-    return made
-
-
-@torch.library.custom_op("muse::short_conv", mutates_args=())
-def _conv(
-    tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, directions: int
-) -> Tensor:
+    tokens, weight, bias = row_major(tokens), weight.contiguous(), bias.contiguous()
     out = tokens.new_empty((len(weight), *tokens.shape))
     if out.numel():
         forward, _ = _conv_kernels(weight.shape[-1], (tokens, out))
@@ -84,15 +63,15 @@ def _conv(
     return out
 
 
-@_conv.register_fake
+@conv_forward.register_fake
 def _(
     tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, directions: int
 ) -> Tensor:
     return tokens.new_empty((len(weight), *tokens.shape))
 
 
-@torch.library.custom_op("muse::short_conv_backward", mutates_args=())
-def _conv_backward(
+@torch.library.custom_op("muse::conv_backward", mutates_args=())
+def conv_backward(
     dout: Tensor,
     tokens: Tensor,
     weight: Tensor,
@@ -100,6 +79,9 @@ def _conv_backward(
     lengths: Tensor | None,
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the tokens, weight and bias of `conv_forward`, from that of its output."""
+    dout, tokens = row_major(dout), row_major(tokens)
+    weight, bias = weight.contiguous(), bias.contiguous()
     dtokens = tokens.new_empty(tokens.shape)
     if not dout.numel():
         return dtokens, torch.zeros_like(weight), torch.zeros_like(bias)
@@ -116,7 +98,7 @@ def _conv_backward(
     return dtokens, dweight_XREW.sum(1), dbias_XRE.sum(1)
 
 
-@_conv_backward.register_fake
+@conv_backward.register_fake
 def _(
     dout: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None,
     directions: int,
@@ -124,60 +106,56 @@ def _(
     return tokens.new_empty(tokens.shape), torch.empty_like(weight), torch.empty_like(bias)
 
 
-def _save_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.directions = inputs
-    ctx.save_for_backward(*tensors)
+@torch.library.custom_op("muse::gate_forward", mutates_args=())
+def gate_forward(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
+    """The sum of the directions times SiLU of the gate, and the sum where a gradient needs it.
 
-
-def _differentiate_conv(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _conv_backward(row_major(dout), *ctx.saved_tensors, ctx.directions)
-    return (*gradients, None, None)
-
-
-_conv.register_autograd(_differentiate_conv, setup_context=_save_conv)
-
-
-@torch.library.custom_op("muse::gated_sum", mutates_args=())
-def _gate(y: Tensor, gate: Tensor) -> Tensor:
-    out = y.new_empty(y.shape[1:])
+    Args:
+        y: (X, B, L, E) on a CUDA device.
+        gate: (B, L, E) of the same dtype.
+        keeps_sum: Whether the second is (B, L, E) or empty.
+    """
+    y, gate = y.contiguous(), _flat_rows(gate)
+    out, total = _empty_sums(y, keeps_sum)
     if out.numel():
         forward, _ = _gate_kernels((y, gate, out))
-        forward(y, gate, out, *_gate_sizes(y, gate), **_gate_grid((y, gate, out)))
-    return out
+        forward(
+            y, gate, out, total if keeps_sum else None, ctypes.c_int(len(y)), *_gate_sizes(gate),
+            **_gate_grid((y, gate, out)),
+        )  # fmt: skip
+    return out, total
 
 
-@_gate.register_fake
-def _(y: Tensor, gate: Tensor) -> Tensor:
-    return y.new_empty(y.shape[1:])
+@gate_forward.register_fake
+def _(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
+    return _empty_sums(y, keeps_sum)
 
 
-@torch.library.custom_op("muse::gated_sum_backward", mutates_args=())
-def _gate_backward(dout: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """Of one direction, as all have the same, and of the gate."""
-    dy, dgate = dout.new_empty(dout.shape), dout.new_empty(dout.shape)
+@torch.library.custom_op("muse::gate_backward", mutates_args=())
+def gate_backward(dout: Tensor, total: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one direction, as all have the same, and of the gate; and `gate_forward` again.
+
+    Args:
+        dout: (B, L, E) the gradient of what the gate let through.
+        total: (B, L, E) the sum of the directions.
+        gate: (B, L, E).
+    """
+    dout, gate = dout.contiguous(), _flat_rows(gate)
+    dy, dgate, out = (dout.new_empty(dout.shape) for _ in range(3))
     if dout.numel():
-        tensors = (y, gate, dout)
+        tensors = (total, gate, dout)
         _, backward = _gate_kernels(tensors)
-        backward(dout, y, gate, dy, dgate, *_gate_sizes(y, gate), **_gate_grid(tensors))
-    return dy, dgate
+        backward(dout, total, gate, dy, dgate, out, *_gate_sizes(gate), **_gate_grid(tensors))
+    return dy, dgate, out
 
 
-@_gate_backward.register_fake
-def _(dout: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    return dout.new_empty(dout.shape), dout.new_empty(dout.shape)
+@gate_backward.register_fake
+def _(dout: Tensor, total: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return dout.new_empty(dout.shape), dout.new_empty(dout.shape), dout.new_empty(dout.shape)
 
 
-def _save_gate(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate_gate(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor]:
-    y, gate = ctx.saved_tensors
-    dy_BLE, dgate_BLE = _gate_backward(dout.contiguous(), y, gate)
-    return dy_BLE.expand(y.shape), dgate_BLE
-
-
-_gate.register_autograd(_differentiate_gate, setup_context=_save_gate)
+def _empty_sums(y: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
+    return y.new_empty(y.shape[1:]), y.new_empty(y.shape[1:] if keeps_sum else (0,))
 
 
 def _conv_shape(tokens: Tensor, weight: Tensor, directions: int) -> tuple[_Shape, int]:
@@ -197,15 +175,15 @@ def _flat_rows(tensor_BLE: Tensor) -> Tensor:
     return tensor_BLE if is_fit else tensor_BLE.contiguous()
 
 
-def _gate_sizes(y: Tensor, gate: Tensor) -> tuple[Any, ...]:
-    tokens, width = y.shape[1] * y.shape[2], y.shape[3]
+def _gate_sizes(gate: Tensor) -> tuple[Any, ...]:
     long = ctypes.c_longlong
-    return ctypes.c_int(len(y)), long(tokens), ctypes.c_int(width), long(gate.stride(1))
+    tokens, width = gate.shape[0] * gate.shape[1], gate.shape[2]
+    return long(tokens), ctypes.c_int(width), long(gate.stride(1))
 
 
 def _gate_grid(tensors: tuple[Tensor, Tensor, Tensor]) -> dict[str, int]:
     each = 8 if _lies_in_pieces(tensors, 8) else 1
-    return {"blocks": -(-tensors[0][0].numel() // (_GATE_THREADS * each)), "threads": _GATE_THREADS}
+    return {"blocks": -(-tensors[-1].numel() // (_GATE_THREADS * each)), "threads": _GATE_THREADS}
 
 
 def _lies_in_pieces(tensors: Sequence[Tensor], size: int) -> bool:

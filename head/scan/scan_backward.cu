@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
     const Value* __restrict__ u, const Value* __restrict__ delta, const float* __restrict__ A,
     const Value* __restrict__ B, const Value* __restrict__ C, const float* __restrict__ D,
     const float* __restrict__ bias, const int* __restrict__ lengths, const Value* __restrict__ dy,
-    const float* __restrict__ kept, Value* __restrict__ du, Value* __restrict__ ddelta,
+    const Kept* __restrict__ kept, Value* __restrict__ du, Value* __restrict__ ddelta,
     float* __restrict__ dA, float* __restrict__ dBC, float* __restrict__ dD,
     float* __restrict__ dbias, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy,
     Stride sdu, Stride sdd) {
@@ -65,10 +65,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
     }
     load_projections(B, C, sB, sC, p, first, tile_B, tile_C);
     float start[4] = {0.f, 0.f, 0.f, 0.f}, middle[4];
-    if (p.e < s.width) {
-      const float4 h = read4(&kept[((row * s.tiles + tile) * s.width + p.e) * N_STATE + p.q * 4]);
-      start[0] = h.x; start[1] = h.y; start[2] = h.z; start[3] = h.w;
-    }
+    if (p.e < s.width)
+      kept4(&kept[((row * s.tiles + tile) * s.width + p.e) * N_STATE + p.q * 4], start);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < 4; ++i) middle[i] = start[i];

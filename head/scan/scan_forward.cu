@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
     const Value* __restrict__ u, const Value* __restrict__ delta, const float* __restrict__ A,
     const Value* __restrict__ B, const Value* __restrict__ C, const float* __restrict__ D,
     const float* __restrict__ bias, const int* __restrict__ lengths, Value* __restrict__ y,
-    float* __restrict__ kept, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy) {
+    Kept* __restrict__ kept, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy) {
   __shared__ __align__(16) float tile_dt[TILE][ROW], tile_x[TILE][ROW];
   __shared__ __align__(16) float tile_B[TILE][N_STATE], tile_C[TILE][N_STATE];
   __shared__ __align__(16) float skips[CHANNELS], biases[CHANNELS];
@@ -68,8 +68,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
     if (tile + 1 < s.tiles) fetch(tile + 1);
     __syncthreads();
     if (kept && p.e < s.width)
-      *(float4*)&kept[((((i64)p.x * s.videos + p.b) * s.tiles + tile) * s.width + p.e) * N_STATE +
-                      p.q * 4] = make_float4(h[0], h[1], h[2], h[3]);
+      keep4(&kept[((((i64)p.x * s.videos + p.b) * s.tiles + tile) * s.width + p.e) * N_STATE +
+                  p.q * 4], h);
 #pragma unroll 2
     for (int t0 = 0; t0 < TILE; t0 += 4) {
       float sum[4];

@@ -32,6 +32,12 @@
 #define MIN_BLOCKS_FORWARD (768 / THREADS)
 #define MIN_BLOCKS_BACKWARD (512 / THREADS)
 
+#if DTYPE == 1
+typedef Value Kept;                   // of a state that waits for the gradient
+#else
+typedef float Kept;                   // float16 could not hold every state
+#endif
+
 #if DTYPE == 0
 struct Eight { uint4 low, high; };
 #else
@@ -112,6 +118,30 @@ __device__ __forceinline__ int reduce(float (&v)[COUNT], int lane) {
   return index;
 }
 #define LEFT_OF(count, lanes) ((count) > (lanes) ? (count) / (lanes) : 1)
+
+// A thread's four states, kept and read back.
+struct __align__(4 * sizeof(Kept)) Four { Kept v[4]; };
+__device__ __forceinline__ void keep4(Kept* p, const float (&h)[4]) {
+  Four out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#if DTYPE == 1
+    out.v[i] = narrow(h[i]);
+#else
+    out.v[i] = h[i];
+#endif
+  *(Four*)p = out;
+}
+__device__ __forceinline__ void kept4(const Kept* p, float (&h)[4]) {
+  const Four got = *(const Four*)p;
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#if DTYPE == 1
+    h[i] = wide(got.v[i]);
+#else
+    h[i] = got.v[i];
+#endif
+}
 
 struct Place {  // of a thread and of its block
   int tid, lane, warp, q, c, e, x, b, block, length;

@@ -2,7 +2,9 @@
 //
 // Legend: X directions, B videos, L tokens, E channels.
 // A thread walks RUN tokens of two neighbouring channels (one, if not ALIGNED) and keeps what the
-// taps see in registers: the sequence is read once for both directions. Compiled with
+// taps see in registers: the sequence is read once for both directions. The loads of STEPS tokens
+// are issued together, since a walk that waited for each token would wait most of the time.
+// Compiled with
 //   TAPS     of the convolution, 1 to 8,
 //   DTYPE    of values.cuh, which stands before this,
 //   ALIGNED  1 if two neighbouring channels can be read in one piece.
@@ -11,16 +13,20 @@
 #define RUN 64
 #define REACH (TAPS - 1)              // tokens that a tap sees before, or behind, its own
 #define WINDOW (2 * REACH + 1)
+#define STEPS 8                       // tokens that are on their way at once
 #define VECTOR (ALIGNED ? 2 : 1)
 
 struct __align__(sizeof(Value) * VECTOR) Few { Value v[VECTOR]; };
 struct Shape { int directions, videos, length, width, runs, reversed; };
 
-__device__ __forceinline__ void read(const Value* p, bool is_there, float (&f)[VECTOR]) {
-  Few got;
+__device__ __forceinline__ Few read(const Value* p, bool is_there) {
+  Few got = {};
   if (is_there) got = *(const Few*)p;
+  return got;
+}
+__device__ __forceinline__ void widen(const Few& from, float (&f)[VECTOR]) {
 #pragma unroll
-  for (int i = 0; i < VECTOR; ++i) f[i] = is_there ? wide(got.v[i]) : 0.f;
+  for (int i = 0; i < VECTOR; ++i) f[i] = wide(from.v[i]);
 }
 __device__ __forceinline__ void write(Value* p, const float (&f)[VECTOR]) {
   Few out;
@@ -89,23 +95,29 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(
   x += p.b * sx.b + p.e;
   out += p.b * so.b + p.e;
   const int last = min(p.first + RUN, s.length);
-#pragma unroll 4
-  for (int t = p.first - REACH; t < last + REACH; ++t) {
-    float f[VECTOR];
-    read(x + t * sx.l, t >= 0 && t < p.length, f);
-    push(window, f);
-    const int middle = t - REACH;
-    if (middle < p.first || middle >= last) continue;
+  for (int t0 = p.first - REACH; t0 < last + REACH; t0 += STEPS) {
+    Few coming[STEPS];
 #pragma unroll
-    for (int d = 0; d < 2; ++d) {
-      if (d >= s.directions) continue;
-      float y[VECTOR];
+    for (int j = 0; j < STEPS; ++j)
+      coming[j] = read(x + (t0 + j) * sx.l, t0 + j >= 0 && t0 + j < p.length);
 #pragma unroll
-      for (int i = 0; i < VECTOR; ++i) {
-        const float v = convolved(window, w[d], b[d][i], (s.reversed >> d) & 1, i);
-        y[i] = middle < p.length ? v * sigmoid(v) : 0.f;
+    for (int j = 0; j < STEPS; ++j) {
+      float f[VECTOR];
+      widen(coming[j], f);
+      push(window, f);
+      const int middle = t0 + j - REACH;
+      if (middle < p.first || middle >= last) continue;
+#pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        if (d >= s.directions) continue;
+        float y[VECTOR];
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) {
+          const float v = convolved(window, w[d], b[d][i], (s.reversed >> d) & 1, i);
+          y[i] = middle < p.length ? v * sigmoid(v) : 0.f;
+        }
+        write(out + d * so.x + middle * so.l, y);
       }
-      write(out + d * so.x + middle * so.l, y);
     }
   }
 }
@@ -113,9 +125,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(
 // The gradient of what the convolution gave, before SiLU, at the window's middle.
 __device__ __forceinline__ void before_silu(
     const float (&window)[WINDOW][VECTOR], const float (&w)[TAPS][VECTOR],
-    const float (&b)[VECTOR], bool is_reversed, const Value* from, bool is_there,
-    float (&g)[VECTOR]) {
-  read(from, is_there, g);
+    const float (&b)[VECTOR], bool is_reversed, const Few& above, float (&g)[VECTOR]) {
+  widen(above, g);
 #pragma unroll
   for (int i = 0; i < VECTOR; ++i) {
     const float v = convolved(window, w, b[i], is_reversed, i), s = sigmoid(v);
@@ -141,48 +152,58 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(
     if (d < s.directions) load_weights(weight, bias, d, p.e, s.width, w[d], b[d]);
   float window[WINDOW][VECTOR] = {}, g[2][WINDOW][VECTOR] = {};
   // A token's gradient comes from REACH tokens on both sides, whose own windows reach as far again.
-  for (int t = p.first - 2 * REACH; t < last + 2 * REACH; ++t) {
-    float f[VECTOR];
-    read(x + t * sx.l, t >= 0 && t < p.length, f);
-    push(window, f);
-    const int middle = t - REACH;  // of the window of x
+  for (int t0 = p.first - 2 * REACH; t0 < last + 2 * REACH; t0 += STEPS) {
+    Few coming[STEPS], above[2][STEPS];
 #pragma unroll
-    for (int d = 0; d < 2; ++d) {
-      if (d >= s.directions) continue;
-      float now[VECTOR];
-      const bool is_there = middle >= 0 && middle < p.length;
-      before_silu(window, w[d], b[d], (s.reversed >> d) & 1, dout + d * so.x + middle * so.l,
-                  is_there, now);
-      push(g[d], now);
-      if (middle >= p.first && middle < last) {
+    for (int j = 0; j < STEPS; ++j) {
+      const int t = t0 + j, middle = t - REACH;  // of the window of x
+      coming[j] = read(x + t * sx.l, t >= 0 && t < p.length);
+#pragma unroll
+      for (int d = 0; d < 2; ++d)
+        above[d][j] = read(dout + d * so.x + middle * so.l,
+                           d < s.directions && middle >= 0 && middle < p.length);
+    }
+#pragma unroll
+    for (int j = 0; j < STEPS; ++j) {
+      float f[VECTOR];
+      widen(coming[j], f);
+      push(window, f);
+      const int middle = t0 + j - REACH;
+#pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        if (d >= s.directions) continue;
+        const bool is_reversed = (s.reversed >> d) & 1;
+        float now[VECTOR];
+        before_silu(window, w[d], b[d], is_reversed, above[d][j], now);
+        push(g[d], now);
+        if (middle < p.first || middle >= last) continue;
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
           db[d][i] += now[i];
 #pragma unroll
-          for (int k = 0; k < TAPS; ++k) {
-            const float seen = (s.reversed >> d) & 1 ? window[2 * REACH - k][i] : window[k][i];
-            dw[d][k][i] = fmaf(now[i], seen, dw[d][k][i]);
-          }
+          for (int k = 0; k < TAPS; ++k)
+            dw[d][k][i] = fmaf(now[i], is_reversed ? window[2 * REACH - k][i] : window[k][i],
+                               dw[d][k][i]);
         }
       }
+      const int done = middle - REACH;  // of the windows of gradients
+      if (done < p.first || done >= last) continue;
+      float sum[VECTOR] = {};
+#pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        if (d >= s.directions) continue;
+        const bool is_reversed = (s.reversed >> d) & 1;
+#pragma unroll
+        for (int k = 0; k < TAPS; ++k)
+#pragma unroll
+          for (int i = 0; i < VECTOR; ++i)
+            sum[i] = fmaf(w[d][k][i], is_reversed ? g[d][k][i] : g[d][2 * REACH - k][i], sum[i]);
+      }
+      if (done >= p.length)  // the forward has not read it
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) sum[i] = 0.f;
+      write(dx + done * sdx.l, sum);
     }
-    const int done = middle - REACH;  // of the windows of gradients
-    if (done < p.first || done >= last) continue;
-    float sum[VECTOR] = {};
-#pragma unroll
-    for (int d = 0; d < 2; ++d) {
-      if (d >= s.directions) continue;
-#pragma unroll
-      for (int k = 0; k < TAPS; ++k)
-#pragma unroll
-        for (int i = 0; i < VECTOR; ++i)
-          sum[i] = fmaf(w[d][k][i], (s.reversed >> d) & 1 ? g[d][k][i] : g[d][2 * REACH - k][i],
-                        sum[i]);
-    }
-    if (done >= p.length)  // the forward has not read it
-#pragma unroll
-      for (int i = 0; i < VECTOR; ++i) sum[i] = 0.f;
-    write(dx + done * sdx.l, sum);
   }
 #pragma unroll
   for (int d = 0; d < 2; ++d) {

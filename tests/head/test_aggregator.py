@@ -55,6 +55,20 @@ def test_video_gives_the_same_alone_and_in_a_ragged_batch(
         torch.testing.assert_close(frames_BTD[b, :length], alone_TD, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("lengths", [[4, 2, 1, 4, 3], [4] * 5])
+def test_a_batch_goes_through_the_blocks_in_parts(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_gates(aggregator())
+    tokens_BTKD, valid_BT = torch.randn(5, 4, 5, 8), prefix_mask(lengths, 4)
+    whole_BTD = made(tokens_BTKD, valid_BT)
+    seen: list[int] = []
+    made.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr("muse.head.aggregator.VIDEOS_AT_ONCE", 2)
+    torch.testing.assert_close(made(tokens_BTKD, valid_BT), whole_BTD)
+    assert seen == [2, 2, 1]
+
+
 def test_frame_missing_in_the_middle_counts_for_nothing() -> None:
     made = open_gates(aggregator()).double()
     tokens_BTKD = torch.randn(1, 3, 5, 8, dtype=torch.float64)

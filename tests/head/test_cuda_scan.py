@@ -1,16 +1,14 @@
 """The CUDA kernels of a Mamba block against float64 and the step-by-step way, on a GPU."""
 
-import itertools
-
 import pytest
 import torch
-import torch.nn.functional as F
+from plain_kernels import conv_in_words, gate_in_words, scan_in_words
 from torch import Tensor
 
 from muse.errors import UsageError
 from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.scan import cuda as cuda_scan
-from muse.head.scan import cuda_block, reference
+from muse.head.scan import cuda_block
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
 
@@ -35,27 +33,6 @@ def inputs_of(
         normal(*wide, num_states).to(dtype), normal(*wide, num_states).to(dtype),
         normal(num_directions, width), normal(num_directions, width) - 3,
     ]  # fmt: skip
-
-
-def in_words(
-    tensors: list[Tensor], reversed_X: tuple[bool, ...], lengths: list[int] | None
-) -> Tensor:
-    """Each sequence by itself: cut, turned round, scanned by the reference, turned back."""
-    u, delta, A, B, C, D, bias = tensors
-    rows = []
-    for x, b in itertools.product(range(u.shape[0]), range(u.shape[1])):
-        length = u.shape[2] if lengths is None else lengths[b]
-        cut = [tensor[x : x + 1, b : b + 1, :length] for tensor in (u, delta, B, C)]
-        if reversed_X[x]:
-            cut = [tensor.flip(2) for tensor in cut]
-        its = [tensor[x : x + 1] for tensor in (A, D, bias)]
-        if length:
-            y = reference.selective_scan(cut[0], cut[1], its[0], cut[2], cut[3], its[1], its[2])
-        else:
-            y = cut[0]
-        y = y.flip(2) if reversed_X[x] else y
-        rows.append(F.pad(y, (0, 0, 0, u.shape[2] - length)))
-    return torch.cat(rows).view(u.shape)
 
 
 def is_close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
@@ -86,7 +63,7 @@ def test_output_and_all_gradients_are_those_of_float64(
     own = [tensor.requires_grad_() for tensor in tensors]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     y = cuda_scan.selective_scan(*own, reversed_X=reversed_X, length_B=length_B)
-    wanted = in_words(exact, reversed_X, lengths)
+    wanted = scan_in_words(exact, reversed_X, lengths)
     dy = torch.randn_like(y)
     found_gradients = torch.autograd.grad(y, own, dy)
     wanted_gradients = torch.autograd.grad(wanted, exact, dy.double())
@@ -103,8 +80,48 @@ def test_a_long_sequence_is_scanned_as_a_short_one(length: int) -> None:
     y = cuda_scan.selective_scan(*tensors)
     last = [tensor[:, :, -500:].double() if tensor.ndim == 4 else tensor for tensor in tensors]
     # The states have long forgotten what lies 400 tokens back.
-    wanted = in_words(last, (False,), None)
+    wanted = scan_in_words(last, (False,), None)
     assert is_close(y[:, :, -100:], wanted[:, :, -100:], 1e-4)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("lengths", [None, [200, 0, 1, 65]])
+@pytest.mark.parametrize("width", [21, 64])
+def test_the_convolution_and_its_gradient_are_those_of_float64(
+    dtype: torch.dtype, taps: int, lengths: list[int] | None, width: int
+) -> None:
+    torch.manual_seed(0)
+    halves = torch.randn(4, 200, 2 * width, device="cuda").to(dtype)
+    tokens = halves[..., width:]  # as half of a projection lies
+    weight, bias = (torch.randn(2, *sizes, device="cuda") for sizes in ((width, taps), (width,)))
+    dout = torch.randn(2, 4, 200, width, device="cuda").to(dtype)
+    length_B = None if lengths is None else torch.tensor(lengths, dtype=torch.int32, device="cuda")
+    found = [cuda_block.conv_forward(tokens, weight, bias, length_B, 2)]
+    found += cuda_block.conv_backward(dout, tokens, weight, bias, length_B, 2)
+    exact = [tensor.double().requires_grad_() for tensor in (tokens, weight, bias)]
+    wanted = conv_in_words(exact[0], exact[1], exact[2], (False, True), lengths)
+    gradients = torch.autograd.grad((wanted * dout.double()).sum(), exact)
+    for its, right in zip(found, [wanted, *gradients], strict=True):
+        assert is_close(its, right, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("num_directions", "width"), [(1, 40), (2, 40), (2, 7)])
+def test_the_gate_and_its_gradient_are_those_of_float64(
+    dtype: torch.dtype, num_directions: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    y = torch.randn(num_directions, 3, 50, width, device="cuda").to(dtype)
+    gate = torch.randn(3, 50, 2 * width, device="cuda").to(dtype)[..., width:]
+    dout = torch.randn(3, 50, width, device="cuda").to(dtype)
+    gated, total = cuda_block.gate_forward(y, gate, True)
+    exact = [y.double().requires_grad_(), gate.double().requires_grad_()]
+    wanted = gate_in_words(*exact)
+    dy, dgate = torch.autograd.grad((wanted * dout.double()).sum(), exact)
+    found = [gated, total, *cuda_block.gate_backward(dout, total, gate)]
+    right = [wanted, y.double().sum(0), dy[0], dgate, wanted]
+    assert all(is_close(*pair, TOLERANCE[dtype]) for pair in zip(found, right, strict=True))
 
 
 def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +132,17 @@ def test_every_element_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
     tensors = [t.requires_grad_() for t in inputs_of((2, 3, 45, 40), 16, torch.float32)]
     conv = [torch.randn(2, 40, 4, device="cuda"), torch.randn(2, 40, device="cuda")]
-    tokens = torch.randn(3, 45, 40, device="cuda", requires_grad=True)
-    length_B = torch.tensor([45, 7, 0])
+    tokens = torch.randn(3, 45, 40, device="cuda")
+    length_B = torch.tensor([45, 7, 0], dtype=torch.int32, device="cuda")
     monkeypatch.setattr(Tensor, "new_empty", poisoned)
     y = cuda_scan.selective_scan(*tensors, reversed_X=(False, True), length_B=length_B)
-    made = cuda_block.short_conv(tokens, *conv, reversed_X=(False, True), length_B=length_B)
-    gated = cuda_block.gated_sum(y, made[0])
-    gradients = torch.autograd.grad(gated.sum(), [*tensors, tokens])
-    assert all(tensor.isfinite().all() for tensor in (y, made, gated, *gradients))
+    gradients = torch.autograd.grad(y.sum(), tensors)
+    made = cuda_block.conv_forward(tokens, *conv, length_B, 2)
+    of_conv = cuda_block.conv_backward(made, tokens, *conv, length_B, 2)
+    gated = cuda_block.gate_forward(made, tokens, True)
+    of_gate = cuda_block.gate_backward(*gated, tokens)
+    found = (y, *gradients, made, *of_conv, *gated, *of_gate)
+    assert all(tensor.isfinite().all() for tensor in found)
 
 
 def test_steps_without_end_stay_finite() -> None:
@@ -137,30 +157,31 @@ def test_steps_without_end_stay_finite() -> None:
 
 
 def test_two_runs_give_the_same_bits() -> None:
-    tensors = [t.requires_grad_() for t in inputs_of((2, 8, 300, 512), 16, torch.bfloat16)]
+    torch.manual_seed(0)
+    mixer = new_mixer("bimamba-v2", 512, d_state=16, d_conv=4, expand=1, scan="cuda").cuda()
     tokens = torch.randn(8, 300, 512, device="cuda", requires_grad=True)
-    weights = [torch.randn(2, 512, 4, device="cuda"), torch.randn(2, 512, device="cuda")]
-    for weight in weights:
-        weight.requires_grad_()
 
     def run() -> list[Tensor]:
-        y = cuda_scan.selective_scan(*tensors, reversed_X=(False, True))
-        made = cuda_block.short_conv(tokens, *weights, reversed_X=(False, True))
-        total = y.float().square().sum() + made.square().sum()
-        return [y, made, *torch.autograd.grad(total, [*tensors, tokens, *weights])]
+        with torch.autocast("cuda", torch.bfloat16):
+            out = mixer(tokens)
+        own = [tokens, *mixer.parameters()]
+        return [out, *torch.autograd.grad(out.float().square().sum(), own)]
 
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
 
 
 def test_operators_say_what_they_do() -> None:
     tensors = [t.requires_grad_() for t in inputs_of((2, 2, 40, 64), 16, torch.float32)]
-    torch.library.opcheck(cuda_scan._forward, (*tensors, None, 2, True))
-    tokens = torch.randn(2, 40, 64, device="cuda", requires_grad=True)
-    weight = torch.randn(2, 64, 4, device="cuda", requires_grad=True)
-    bias = torch.randn(2, 64, device="cuda", requires_grad=True)
-    torch.library.opcheck(cuda_block._conv, (tokens, weight, bias, None, 2))
-    y = torch.randn(2, 2, 40, 64, device="cuda", requires_grad=True)
-    torch.library.opcheck(cuda_block._gate, (y, tokens))
+    torch.library.opcheck(cuda_scan.scan_forward, (*tensors, None, 2, True))
+    with torch.no_grad():
+        y, states = cuda_scan.scan_forward(*tensors, None, 2, True)
+        torch.library.opcheck(cuda_scan.scan_backward, (y, states, *tensors, None, 2))
+    tokens = torch.randn(2, 40, 64, device="cuda")
+    conv = (tokens, torch.randn(2, 64, 4, device="cuda"), torch.randn(2, 64, device="cuda"))
+    torch.library.opcheck(cuda_block.conv_forward, (*conv, None, 2))
+    torch.library.opcheck(cuda_block.conv_backward, (y.detach(), *conv, None, 2))
+    torch.library.opcheck(cuda_block.gate_forward, (y.detach(), tokens, True))
+    torch.library.opcheck(cuda_block.gate_backward, (tokens, tokens, tokens))
 
 
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
@@ -185,6 +206,24 @@ def test_a_fused_mixer_is_the_mixer(
         results.append([out, *gradients])
     for wanted, found in zip(*results, strict=True):
         assert is_close(found.cpu(), wanted, 1e-4)
+
+
+def test_a_compiled_mixer_is_the_mixer() -> None:
+    torch.manual_seed(0)
+    mixer = new_mixer("bimamba-v2", 64, d_state=16, d_conv=4, expand=1, scan="cuda").cuda()
+    compiled = torch.compile(mixer, fullgraph=True)
+    results = []
+    for module in (mixer, compiled):
+        tokens = torch.randn(
+            2, 70, 64, device="cuda", generator=torch.Generator("cuda").manual_seed(1)
+        )
+        tokens.requires_grad_()
+        out = module(tokens)
+        results.append(
+            [out, *torch.autograd.grad(out.square().sum(), [tokens, *mixer.parameters()])]
+        )
+    for found, wanted in zip(*results, strict=True):
+        assert is_close(found, wanted.double(), 1e-4)
 
 
 def test_what_the_kernel_does_not_take_is_said() -> None:
