@@ -144,9 +144,11 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
     """Neighbours of one dtype, as many as fit `BUCKET_ELEMENTS`, or one that is larger."""
     for _, alike in groupby(parameters, key=lambda parameter: parameter.dtype):
         bucket: list[nn.Parameter] = []
+        size = 0
         for parameter in alike:
-            if bucket and sum(p.numel() for p in (*bucket, parameter)) > BUCKET_ELEMENTS:
+            if bucket and size + parameter.numel() > BUCKET_ELEMENTS:
                 yield bucket
-                bucket = []
+                bucket, size = [], 0
             bucket.append(parameter)
+            size += parameter.numel()
         yield bucket

@@ -106,20 +106,17 @@ class ImageTower(nn.Module):
     @torch.no_grad()
     def input_of(self, frames_NSSC: Tensor, video_N: Tensor) -> Tensor:
         """(N, 3, size, size) float32, normalised, of what `forward` takes."""
+        if not (self.random_crops and self.training):
+            return pixels_of(frames_NSSC, self.preprocessing)
         num_videos = int(video_N[-1]) + 1 if len(video_N) else 0
         num_frames = torch.bincount(video_N, minlength=num_videos).tolist()
-        kept, size = frames_NSSC.shape[1], self.preprocessing.size
-        boxes = [(0, 0, kept)] * num_videos
-        if self.random_crops and self.training:
-            boxes = random_boxes(num_videos, smallest=size, largest=kept)
-        return torch.cat(
-            [
-                pixels_of(_cut(part_FSSC, box), self.preprocessing)
-                for part_FSSC, box in zip(torch.split(frames_NSSC, num_frames), boxes, strict=True)
-                if len(part_FSSC)
-            ]
-            or [torch.empty((0, 3, size, size), device=frames_NSSC.device)]
+        boxes = random_boxes(
+            num_videos, smallest=self.preprocessing.size, largest=frames_NSSC.shape[1]
         )
+        parts = zip(torch.split(frames_NSSC, num_frames), boxes, strict=True)
+        cut = [_levels_of(_cut(*part), self.preprocessing) for part in parts if len(part[0])]
+        levels = torch.cat(cut) if cut else _levels_of(frames_NSSC, self.preprocessing)
+        return _normalised(levels, self.preprocessing)
 
 
 def random_boxes(num_videos: int, *, smallest: int, largest: int) -> list[tuple[int, int, int]]:
@@ -146,6 +143,11 @@ def pixels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
         frames_NSSC: (N, S, S, 3) uint8 RGB of any side.
         preprocessing: The encoder's.
     """
+    return _normalised(_levels_of(frames_NSSC, preprocessing), preprocessing)
+
+
+def _levels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(N, 3, size, size) float32, whole levels."""
     pixels, size = frames_NSSC.permute(0, 3, 1, 2).float(), preprocessing.size
     for shape in ((pixels.shape[2], size), (size, size)):
         if pixels.shape[2:] != shape:
@@ -153,11 +155,15 @@ def pixels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
                 pixels, shape, mode=preprocessing.interpolation, antialias=True, align_corners=False
             )
             pixels = (pixels + 0.5).floor().clamp(0, 255)  # halves up, as PIL
+    return pixels
+
+
+def _normalised(pixels_N3SS: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean, std = (
-        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
+        torch.tensor(values, device=pixels_N3SS.device).view(1, 3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    return (pixels / 255 - mean) / std
+    return (pixels_N3SS / 255 - mean) / std
 
 
 def _cut(frames_NSSC: Tensor, box: tuple[int, int, int]) -> Tensor:
