@@ -1,23 +1,19 @@
-"""Instants of a video to pixels: the only module that imports PyAV.
+"""Instants of a video to pixels.
 
-Decoding walks a stream once, from its start to the last wanted frame, on one thread: a run has
-many videos, and threads inside one of them buy nothing per CPU-second. Knows nothing of encoders
-beyond a function that crops a frame, and of failures only that they are a `DecodeError`.
+A file is read twice: its packets once, for when each frame begins and which are keys, and then what
+has to be decoded (`walk`). Knows nothing of encoders beyond a function that crops a frame, and of
+failures only that they are a `DecodeError`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import av
-import av.error
-import av.logging
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -26,16 +22,17 @@ from muse.pipeline.decoding.announced_size import announced_end
 from muse.pipeline.decoding.kept_frame import square_of, squares_as
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
+from muse.pipeline.decoding.stream import open_video, video_packets, video_stream
 from muse.pipeline.decoding.thumbnail import thumbnail_of
 from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
-from muse.pipeline.decoding.video_file import claim_or_want, existing_file, readable_bytes
+from muse.pipeline.decoding.video_file import existing_file, readable_bytes
+from muse.pipeline.decoding.walk import LateStartError, wanted_frames
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
-from muse.pipeline.records import Clip, FailureReason, VideoRef
+from muse.pipeline.records import Clip, VideoRef
 
-_PYAV = int(av.__version__.partition(".")[0])
-PLAYLISTS = frozenset({"concat", "dash", "hls"})
-"""Formats of libav that are texts which name other files."""
+_INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+"""Formats that have an index of their keyframes, and presentation times of every frame."""
 
 
 def decode_clip(
@@ -67,7 +64,7 @@ def decode_clip(
     settings = (sampling, preprocessing, thumbnail_side, frame_views)
     try:
         return _sampled(video, path, timeline, *settings)
-    except _LateStartError as late:
+    except LateStartError as late:
         return _sampled(video, path, timeline.from_frame(late.first), *settings)
 
 
@@ -85,10 +82,11 @@ def _sampled(
     frames: dict[int, NDArray[np.uint8]] = {}
     thumbnails: dict[int, bytes] = {}
     squares: dict[int, NDArray[np.uint8]] = {}
-    # Some come twice, where the first walk's time stamps prove false.
-    for index, frame in _wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
+    converter = VideoReformatter()  # one for all frames: it is made for a size and format
+    # Some come twice, where what the container says proves false.
+    for index, frame in wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
         if index in taken:
-            picture_HWC = _rgb(frame)
+            picture_HWC = _rgb(frame, converter)
             frames[index] = crop_to_input(picture_HWC, preprocessing)
             if thumbnail_side:
                 thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
@@ -109,11 +107,16 @@ def read_timeline(path: Path) -> Timeline:
     Raises:
         DecodeError: If the file can't be opened, has no video stream, no frame, or ends early.
     """
-    with _open_video(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         packets = [
-            PacketTimes(pts=packet.pts, dts=packet.dts, duration=packet.duration or 0)
-            for packet in _packets(container, stream, path)
+            PacketTimes(
+                pts=packet.pts,
+                dts=packet.dts,
+                duration=packet.duration or 0,
+                is_key=packet.is_keyframe,
+            )
+            for packet in video_packets(container, stream, path)
             if not packet.is_discard and _is_clear(packet, path)
         ]
         if not packets:
@@ -130,7 +133,9 @@ def read_timeline(path: Path) -> Timeline:
                 reason="truncated",
             )
         _require_whole(path, container, stream, timeline)
-        return timeline
+        if container.format.name not in _INDEXED:
+            return timeline
+        return timeline.with_keys(packets, reorders=bool(stream.codec_context.has_b_frames))
 
 
 def _is_clear(packet: "av.Packet[VideoStream]", path: Path) -> Literal[True]:
@@ -178,169 +183,7 @@ def _lost_its_index_only(
     return lost_seconds <= 0.5 / float(_rate(stream))
 
 
-def _wanted_frames(
-    path: Path, timeline: Timeline, wanted: NDArray[np.intp]
-) -> Iterator[tuple[int, VideoFrame]]:
-    """(index, frame) of every wanted frame, in order.
-
-    A decoder puts frames out in the order in which they are shown. Their own time stamps are
-    trusted while they rise; in an .avi with B-frames they do not (three of 93 real clips), and
-    then the place in that order is what counts.
-    """
-    try:
-        yield from _walk(path, timeline, wanted, by_pts=timeline.has_pts)
-    except _OutOfOrderError:
-        yield from _walk(path, timeline, wanted, by_pts=False)
-
-
-class _OutOfOrderError(Exception):
-    """The decoder's time stamps fall, or are not the packets'."""
-
-
-class _LateStartError(Exception):
-    """The stream begins within a group of pictures: its first frames lack what they refer to."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__(first)
-        self.first = first
-        """Index of the first frame that decodes: where a player begins to show the video."""
-
-
-def _walk(
-    path: Path, timeline: Timeline, wanted: NDArray[np.intp], *, by_pts: bool
-) -> Iterator[tuple[int, VideoFrame]]:
-    pending = iter(wanted.tolist())
-    target = next(pending)
-    first: int | None = None
-    for index, frame in _indexed_frames(path, timeline, by_pts=by_pts):
-        first = index if first is None else first
-        if index != target:
-            continue  # one beyond it was lost in decoding, unless the stamps fall further on
-        if frame.is_corrupt:
-            raise DecodeError(
-                f"{path}: frame {index} at {timeline.seconds[index]:.3f} s is damaged. "
-                "Replace the file.",
-                reason="corrupt",
-            )
-        yield index, frame
-        following = next(pending, None)
-        if following is None:
-            return
-        target = following
-    if by_pts and first is not None and target < first:
-        raise _LateStartError(first)
-    raise DecodeError(
-        f"{path}: frame {target} of {len(timeline.starts)} at {timeline.seconds[target]:.3f} s "
-        "can't be decoded. The file may be damaged; replace it.",
-        reason="corrupt",
-    )
-
-
-def _indexed_frames(
-    path: Path, timeline: Timeline, *, by_pts: bool
-) -> Iterator[tuple[int, VideoFrame]]:
-    """(index in the timeline, frame) of every frame that decodes."""
-    index_of = {start: index for index, start in enumerate(timeline.starts.tolist())}
-    previous = -1
-    for order, frame in enumerate(_decoded_frames(path)):
-        index = order
-        if by_pts:
-            index = index_of.get(frame.pts if frame.pts is not None else -1, -1)
-            if index <= previous:
-                raise _OutOfOrderError
-            previous = index
-        if index < len(timeline.starts):
-            yield index, frame
-
-
-def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
-    with _open_video(path) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        with _refusing(f"{path}: decoding stopped", reason="corrupt"):
-            for packet in container.demux(stream):
-                yield from packet.decode()
-
-
-def _packets(
-    container: InputContainer, stream: VideoStream, path: Path
-) -> Iterator["av.Packet[VideoStream]"]:
-    try:
-        with _refusing(f"{path}: reading stopped", reason="truncated"):
-            for packet in container.demux(stream):
-                if packet.size:
-                    yield packet
-    except MemoryError as error:
-        raise claim_or_want(error, path) from None
-
-
-@contextmanager
-def _refusing(what: str, *, reason: FailureReason) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise  # libav's is one too; what it means is decided where the limit is known
-    except av.error.FFmpegError as error:
-        raise DecodeError(
-            f"{what}: {_words_of(error)}. The file may be damaged or truncated; replace it.",
-            reason=reason,
-        ) from error
-
-
-def _open_video(path: Path) -> InputContainer:
-    # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
-    av.logging.set_level(None)
-    try:
-        name = str(path.absolute())  # libav takes "12:30.mp4" for a protocol
-        return av.open(name) if _PYAV >= 19 else av.open(name, metadata_errors="replace")
-    except MemoryError as error:
-        raise claim_or_want(error, path) from None
-    except av.error.FFmpegError as error:
-        size = readable_bytes(path)
-        if size is None:
-            raise DecodeError(
-                f"{path}: can't be opened: {_words_of(error)}. Make it readable for the user that "
-                "runs this, or replace it.",
-                reason="unreadable",
-            ) from error
-        raise DecodeError(
-            f"{path}: can't be opened as a video: {_words_of(error)} ({size} bytes). "
-            "Replace the file.",
-            reason="not_a_video",
-        ) from error
-
-
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first video stream that is not the cover of a song."""
-    if container.format.name in PLAYLISTS:
-        raise DecodeError(
-            f"{path}: a list of other files ({container.format.name}) and no video. List those.",
-            reason="not_a_video",
-        )
-    pictures = container.streams.video
-    streams = [s for s in pictures if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        kinds = {"cover image" if s in pictures else s.type for s in container.streams}
-        raise DecodeError(
-            f"{path}: no video stream (streams: {', '.join(sorted(kinds)) or 'none'}). "
-            "Replace the file.",
-            reason="no_video_stream",
-        )
-    if streams[0].codec_context is None:
-        raise DecodeError(
-            f"{path}: no decoder for its video stream. Convert it, for example with "
-            "`ffmpeg -i IN -c:v libx264 OUT`.",
-            reason="unsupported_codec",
-        )
-    return streams[0]
-
-
-def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+def _rgb(frame: VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, turned the way a player shows it."""
-    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    image = np.asarray(converter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
     return np.ascontiguousarray(without_far_ends(upright(image, frame.rotation)))
-
-
-def _words_of(error: av.error.FFmpegError) -> str:
-    return error.strerror or str(error)

@@ -4,6 +4,7 @@ Pure functions of numbers that a container holds, and so of numbers that may be 
 or absurd. Knows nothing of files or libraries.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,8 @@ class PacketTimes:
     dts: int | None
     duration: int
     """0 where the container gives none."""
+    is_key: bool = False
+    """Whether the container says that decoding can begin with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +40,9 @@ class Timeline:
     """Up to the end of the last frame, > 0."""
     has_pts: bool
     """False where the container gave no usable times and the frame rate was used."""
+    keyframes: NDArray[np.intp] | None = None
+    """(G,) indices of the frames that decoding can begin at, ascending, as the container says;
+    None where it can't be relied on to say so."""
 
     def from_frame(self, first: int) -> "Timeline":
         """The timeline of the same stream without the frames before ``first``."""
@@ -46,6 +52,21 @@ class Timeline:
             duration_seconds=self.duration_seconds - float(self.seconds[first]),
             has_pts=self.has_pts,
         )
+
+    def with_keys(self, packets: Sequence[PacketTimes], *, reorders: bool) -> "Timeline":
+        """The same with its keyframes, if the packets' presentation times can be relied on.
+
+        Args:
+            packets: Those that this is the timeline of.
+            reorders: Whether the decoder puts frames out in another order than it is given them.
+        """
+        stamps = [packet.pts for packet in packets if packet.pts is not None]
+        if not self.has_pts or len(stamps) < len(packets):
+            return self
+        if not reorders and stamps != sorted(stamps):
+            return self
+        keys = sorted(pts for pts, packet in zip(stamps, packets, strict=True) if packet.is_key)
+        return dataclasses.replace(self, keyframes=np.searchsorted(self.starts, keys))
 
 
 def timeline_of(

@@ -380,7 +380,7 @@ def test_a_video_longer_than_allowed_is_refused_before_a_frame_is_decoded(
     two_second_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Calling it would be a TypeError.
-    monkeypatch.setattr("muse.pipeline.decoding.decode._decoded_frames", None)
+    monkeypatch.setattr("muse.pipeline.decoding.decode.wanted_frames", None)
     error = refusal(two_second_video, max_duration_seconds=1.5)
     assert (error.reason, "2.0 s long" in str(error)) == ("too_long", True)
 

@@ -1,0 +1,176 @@
+"""Wanted frames of a stream, bit for bit those of decoding all of it.
+
+A stream whose container says which frames are keys is decoded by a plan (`frame_plan`): it jumps,
+and frames that no other refers to are left out unless they are wanted. Where anything is not as
+the container said, the stream is walked from its start, which finds every frame that can be found
+and says what is wrong otherwise. One thread: a run has many videos, and threads inside one of them
+buy nothing per CPU-second.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from muse.errors import DecodeError
+from muse.pipeline.decoding.frame_plan import Stretch, planned_stretches
+from muse.pipeline.decoding.stream import open_video, refusing, video_stream
+from muse.pipeline.decoding.timeline import Timeline
+
+_LEAVES_OUT = frozenset({"h264", "hevc", "mpeg4", "vp9"})
+"""Codecs whose decoder leaves out frames that no other refers to, and changes no bit of others."""
+
+
+class LateStartError(Exception):
+    """The stream begins within a group of pictures: its first frames lack what they refer to."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(first)
+        self.first = first
+        """Index of the first frame that decodes: where a player begins to show the video."""
+
+
+class _OutOfOrderError(Exception):
+    """The decoder's time stamps fall, or are not the packets'."""
+
+
+class _OtherThanPlannedError(Exception):
+    """A keyframe is none, or a wanted frame is damaged or does not come."""
+
+
+def wanted_frames(
+    path: Path, timeline: Timeline, wanted: NDArray[np.intp]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """(index, frame) of every wanted frame, in order; some come twice.
+
+    A decoder puts frames out in the order in which they are shown. Their own time stamps are
+    trusted while they rise; in an .avi with B-frames they do not (three of 93 real clips), and
+    then the place in that order is what counts.
+
+    Raises:
+        DecodeError: If one can't be decoded.
+        LateStartError: If one lies before the first that decodes.
+    """
+    if timeline.keyframes is not None:
+        try:
+            plan = planned_stretches(wanted.tolist(), timeline.keyframes)
+            yield from _planned(path, timeline, plan)
+            return
+        except _OtherThanPlannedError:
+            pass
+    try:
+        yield from _walk(path, timeline, wanted, by_pts=timeline.has_pts)
+    except _OutOfOrderError:
+        yield from _walk(path, timeline, wanted, by_pts=False)
+
+
+def _planned(
+    path: Path, timeline: Timeline, plan: Sequence[Stretch]
+) -> Iterator[tuple[int, VideoFrame]]:
+    with open_video(path) as container:
+        stream = _on_one_thread(container, path)
+        for stretch in plan:
+            try:
+                yield from _frames_of(stretch, timeline, container, stream)
+            except MemoryError:
+                raise
+            except av.error.FFmpegError as error:
+                raise _OtherThanPlannedError from error
+
+
+def _frames_of(
+    stretch: Stretch, timeline: Timeline, container: InputContainer, stream: VideoStream
+) -> Iterator[tuple[int, VideoFrame]]:
+    index_of = {int(timeline.starts[index]): index for index in stretch.wanted}
+    key = None if stretch.keyframe is None else int(timeline.starts[stretch.keyframe])
+    if key is not None:
+        container.seek(key, stream=stream, backward=True)
+    context = stream.codec_context
+    leaves_out = context.codec.canonical_name in _LEAVES_OUT
+    previous: int | None = None
+    for packet in container.demux(stream):
+        context.skip_frame = "NONREF" if leaves_out and packet.pts not in index_of else "DEFAULT"
+        for frame in packet.decode():
+            if frame.pts is None or (previous is not None and frame.pts <= previous):
+                raise _OtherThanPlannedError
+            if previous is None and key is not None:
+                if frame.pts < key:
+                    continue  # refers to frames before the key, which were not decoded
+                if frame.pts != key or not frame.key_frame:
+                    raise _OtherThanPlannedError
+            previous = frame.pts
+            if frame.pts not in index_of:
+                continue
+            if frame.is_corrupt:
+                raise _OtherThanPlannedError
+            yield index_of.pop(frame.pts), frame
+            if not index_of:
+                return
+    raise _OtherThanPlannedError
+
+
+def _walk(
+    path: Path, timeline: Timeline, wanted: NDArray[np.intp], *, by_pts: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    pending = iter(wanted.tolist())
+    target = next(pending)
+    first: int | None = None
+    for index, frame in _indexed_frames(path, timeline, by_pts=by_pts):
+        first = index if first is None else first
+        if index != target:
+            continue  # one beyond it was lost in decoding, unless the stamps fall further on
+        if frame.is_corrupt:
+            raise DecodeError(
+                f"{path}: frame {index} at {timeline.seconds[index]:.3f} s is damaged. "
+                "Replace the file.",
+                reason="corrupt",
+            )
+        yield index, frame
+        following = next(pending, None)
+        if following is None:
+            return
+        target = following
+    if by_pts and first is not None and target < first:
+        raise LateStartError(first)
+    raise DecodeError(
+        f"{path}: frame {target} of {len(timeline.starts)} at {timeline.seconds[target]:.3f} s "
+        "can't be decoded. The file may be damaged; replace it.",
+        reason="corrupt",
+    )
+
+
+def _indexed_frames(
+    path: Path, timeline: Timeline, *, by_pts: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    """(index in the timeline, frame) of every frame that decodes."""
+    index_of = {start: index for index, start in enumerate(timeline.starts.tolist())}
+    previous = -1
+    for order, frame in enumerate(_decoded_frames(path)):
+        index = order
+        if by_pts:
+            index = index_of.get(frame.pts if frame.pts is not None else -1, -1)
+            if index <= previous:
+                raise _OutOfOrderError
+            previous = index
+        if index < len(timeline.starts):
+            yield index, frame
+
+
+def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
+    with open_video(path) as container:
+        stream = _on_one_thread(container, path)
+        with refusing(f"{path}: decoding stopped", reason="corrupt"):
+            for packet in container.demux(stream):
+                yield from packet.decode()
+
+
+def _on_one_thread(container: InputContainer, path: Path) -> VideoStream:
+    stream = video_stream(container, path)
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
