@@ -2,12 +2,12 @@
 
 PIL resizes 8-bit pictures in integers: across and down, each time a sum of pixels times
 coefficients of 22 bits, rounded to whole levels (``Resample.c`` of Pillow). Each pass is a matrix
-product here. Its terms are integers and its sums stay below 2^53, so float64
-gives them exactly, whatever the order in which a device adds. Knows nothing of encoders.
+product here, or two of the coefficients' halves, so that float32 holds every sum exactly, whatever
+the order in which a device adds. Knows nothing of encoders.
 """
 
-# Legend: N frames, H and W of the source, S side of the output, O rows or columns of an output,
-# I of an input.
+# Legend: N frames, C channels, H and W of the source, S side of the output, O rows or columns of an
+# output, I of an input.
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from torch import Tensor
 from muse.errors import UsageError
 from muse.pipeline.header import Preprocessing
 
-_COEFFICIENT_BITS = 22
+_COEFFICIENT_BITS, _LOW_BITS = 22, 11
+_MOST_TAPS = 64  # of 255 * 2^10 each, which is what float32 adds up to without rounding
 LEVELS = 255
 
 
@@ -33,13 +34,18 @@ class Span:
 
     start: int
     """First row or column that is read."""
-    weights_OI: NDArray[np.float64]
-    """(O, I) whole numbers, of the rows or columns from `start` on."""
+    weights_OI: NDArray[np.int64]
+    """(O, I) coefficients, of the rows or columns from `start` on."""
 
     @property
     def stop(self) -> int:
         """Behind the last one."""
         return self.start + int(self.weights_OI.shape[1])
+
+    @property
+    def num_taps(self) -> int:
+        """The most rows or columns that one of the output reads."""
+        return int((self.weights_OI != 0).sum(axis=1).max())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +89,34 @@ def input_levels(frames_NHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def resized_levels(read_NHWC: Tensor, resize: Resize) -> Tensor:
     """(N, C, S, S) uint8 of the rows and columns that a resize reads, (N, H, W, C) uint8."""
-    device = read_NHWC.device
-    pixels_NCHW = read_NHWC.permute(0, 3, 1, 2).double()
-    down_OI, across_IO = _on(device, resize.down), _on(device, resize.across).t()
+    levels_NCHW = read_NHWC.permute(0, 3, 1, 2)
     if resize.down_first:
-        return _rounded(_rounded(down_OI @ pixels_NCHW) @ across_IO).to(torch.uint8)
-    return _rounded(down_OI @ _rounded(pixels_NCHW @ across_IO)).to(torch.uint8)
+        levels_NCHW = _pass(levels_NCHW, resize.down, is_down=True)
+    levels_NCHW = _pass(levels_NCHW, resize.across, is_down=False)
+    if not resize.down_first:
+        levels_NCHW = _pass(levels_NCHW, resize.down, is_down=True)
+    return levels_NCHW.to(torch.uint8)
+
+
+def _pass(levels_NCHW: Tensor, span: Span, *, is_down: bool) -> Tensor:
+    """One axis resized: int32 levels, halves up, 0 and 255 where sums overshoot."""
+    dtype = _exact_dtype(span)
+    pixels_NCHW = levels_NCHW.to(dtype)
+    weights_OI = torch.from_numpy(span.weights_OI).to(levels_NCHW.device)
+    high_OI = (weights_OI + (1 << (_LOW_BITS - 1))) >> _LOW_BITS
+    with torch.autocast(levels_NCHW.device.type, enabled=False):
+        high, low = (
+            half_OI.to(dtype) @ pixels_NCHW if is_down else pixels_NCHW @ half_OI.to(dtype).t()
+            for half_OI in (high_OI, weights_OI - (high_OI << _LOW_BITS))
+        )
+    sums = (high.to(torch.int32) << _LOW_BITS) + low.to(torch.int32)
+    return ((sums + (1 << (_COEFFICIENT_BITS - 1))) >> _COEFFICIENT_BITS).clamp_(0, LEVELS)
+
+
+def _exact_dtype(span: Span) -> torch.dtype:
+    """float32 where it holds the sums, and products in it are not allowed to be of fewer bits."""
+    is_whole = torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if is_whole and span.num_taps <= _MOST_TAPS else torch.float64
 
 
 def goes_down_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
@@ -123,9 +151,9 @@ def span_of(length: int, resized: int, first: int, stop: int, filter_name: str) 
     if not 0 <= first < stop <= resized:
         raise UsageError(f"rows {first} to {stop}: there are {resized} after the resize")
     if resized == length:  # PIL leaves such an axis as it is
-        whole = np.eye(stop - first) * float(1 << _COEFFICIENT_BITS)
+        whole = np.eye(stop - first, dtype=np.int64) << _COEFFICIENT_BITS
         return Span(start=first, weights_OI=whole)
-    weights_OI = np.zeros((stop - first, length))
+    weights_OI = np.zeros((stop - first, length), np.int64)
     for row in range(first, stop):
         start, taps = _taps(length, resized, row, *_FILTERS[filter_name])
         weights_OI[row - first, start : start + len(taps)] = taps
@@ -135,7 +163,7 @@ def span_of(length: int, resized: int, first: int, stop: int, filter_name: str) 
 
 def _taps(
     length: int, resized: int, row: int, kernel: Callable[[float], float], reach: float
-) -> tuple[int, NDArray[np.float64]]:
+) -> tuple[int, list[int]]:
     """(the first input row that an output row reads, its whole coefficients), as PIL has them."""
     scale = length / resized
     stretch = max(scale, 1.0)
@@ -147,7 +175,7 @@ def _taps(
     total = sum(raw)  # one after the other, as PIL adds them
     unit = [value / total for value in raw] if total else raw
     one = 1 << _COEFFICIENT_BITS
-    return start, np.array([math.trunc((0.5 if v >= 0 else -0.5) + v * one) for v in unit], float)
+    return start, [math.trunc((0.5 if value >= 0 else -0.5) + value * one) for value in unit]
 
 
 def _bicubic(position: float) -> float:
@@ -168,17 +196,3 @@ _FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
     "bicubic": (_bicubic, 2.0),
     "bilinear": (_bilinear, 1.0),
 }
-
-
-def _rounded(sums: Tensor) -> Tensor:
-    """Whole levels, halves up; 0 and 255 where they overshoot."""
-    return (
-        sums.add_(1 << (_COEFFICIENT_BITS - 1))
-        .div_(1 << _COEFFICIENT_BITS)
-        .floor_()
-        .clamp_(0, LEVELS)
-    )
-
-
-def _on(device: torch.device, span: Span) -> Tensor:
-    return torch.from_numpy(span.weights_OI).to(device)

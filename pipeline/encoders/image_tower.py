@@ -7,13 +7,14 @@ the device they are on. Knows nothing of stores, and of a video only which frame
 # Legend: N frames, S side of a kept frame, K = 1 + P tokens a frame, W width before the
 # projection, D width after it, F frames of a video.
 
+import dataclasses
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from muse.pipeline.encoders.exact_resize import input_levels
 from muse.pipeline.header import Preprocessing
 
 
@@ -136,8 +137,7 @@ def random_boxes(num_videos: int, *, smallest: int, largest: int) -> list[tuple[
 def pixels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(N, 3, size, size) float32: squares resized to an encoder's input, and normalised.
 
-    Resized as PIL does, by the encoder's filter, antialiased, first across and then down, each time
-    to whole levels from 0 to 255. With CLIP's bicubic filter a value in a thousand is a level off.
+    Resized as PIL does, by the encoder's filter, bit for bit.
 
     Args:
         frames_NSSC: (N, S, S, 3) uint8 RGB of any side.
@@ -147,15 +147,9 @@ def pixels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _levels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(N, 3, size, size) float32, whole levels."""
-    pixels, size = frames_NSSC.permute(0, 3, 1, 2).float(), preprocessing.size
-    for shape in ((pixels.shape[2], size), (size, size)):
-        if pixels.shape[2:] != shape:
-            pixels = F.interpolate(
-                pixels, shape, mode=preprocessing.interpolation, antialias=True, align_corners=False
-            )
-            pixels = (pixels + 0.5).floor().clamp(0, 255)  # halves up, as PIL
-    return pixels
+    """(N, 3, size, size) uint8: squares, resized whole."""
+    whole = dataclasses.replace(preprocessing, resize_to=preprocessing.size)
+    return input_levels(frames_NSSC, whole)
 
 
 def _normalised(pixels_N3SS: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -163,7 +157,7 @@ def _normalised(pixels_N3SS: Tensor, preprocessing: Preprocessing) -> Tensor:
         torch.tensor(values, device=pixels_N3SS.device).view(1, 3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    return (pixels_N3SS / 255 - mean) / std
+    return (pixels_N3SS.float() / 255 - mean) / std
 
 
 def _cut(frames_NSSC: Tensor, box: tuple[int, int, int]) -> Tensor:

@@ -22,19 +22,13 @@ PLAIN = Preprocessing(
 )
 
 
-@pytest.mark.parametrize(
-    ("interpolation", "largest", "mean"), [("bicubic", 1, 0.01), ("bilinear", 2, 0.1)]
-)
-def test_a_kept_frame_is_resized_as_pil_does(
-    interpolation: Literal["bicubic", "bilinear"], largest: int, mean: float
-) -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_kept_frame_is_resized_as_pil_does(interpolation: Literal["bicubic", "bilinear"]) -> None:
     preprocessing = dataclasses.replace(PLAIN, interpolation=interpolation)
     frame_SSC = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    wanted_HWC = crop_to_input(frame_SSC, preprocessing).astype(np.int64)
+    wanted_HWC = crop_to_input(frame_SSC, preprocessing)
     found_CHW = pixels_of(torch.from_numpy(frame_SSC)[None], preprocessing)[0] * 255
-    levels = np.abs(found_CHW.permute(1, 2, 0).round().numpy() - wanted_HWC)
-    assert levels.max() <= largest
-    assert levels.mean() < mean
+    assert np.array_equal(found_CHW.permute(1, 2, 0).round().numpy(), wanted_HWC)
 
 
 def test_a_frame_of_the_encoder_s_size_is_not_resized() -> None:
