@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--corpora", nargs="*", default=list(CORPORA))
     parser.add_argument("--videos", type=Path, help="A folder of videos, measured too.")
-    parser.add_argument("--kind", default="uniform", choices=("uniform", "fps"))
+    parser.add_argument("--kind", default="uniform", choices=("uniform", "fps", "keyframes"))
     for name, default in {"num-frames": 12, "num-videos": 64, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))

@@ -29,6 +29,7 @@ class SamplingFlag(StrEnum):
 
     fps = "fps"
     uniform = "uniform"
+    keyframes = "keyframes"
 
 
 class DatasetFlag(StrEnum):
@@ -88,7 +89,8 @@ def extract(
     sampling: Annotated[
         SamplingFlag | None,
         typer.Option(
-            help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts.",
+            help="fps: --fps, then evenly to T. uniform: midpoints of T equal parts. keyframes: "
+            "the keyframes nearest to those, which is quick and approximate.",
             show_default="fps; of --dataset, its own",
         ),
     ] = None,

@@ -123,7 +123,7 @@ def _text(values: Mapping[str, Any]) -> str:
 
 def _flags(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        is_unused = name == "fps" and values.get("sampling") == "uniform"
+        is_unused = name == "fps" and values.get("sampling") in ("uniform", "keyframes")
         if not is_unused:
             number = f"{value:g}" if isinstance(value, float) else value
             yield f"--{name.replace('_', '-')} {number}"

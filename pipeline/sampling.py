@@ -22,6 +22,7 @@ def sampled_frames(
     sampling: Sampling,
     *,
     window: Window | None = None,
+    keyframes: NDArray[np.intp] | None = None,
 ) -> NDArray[np.intp]:
     """Which frames of a video a sampling policy takes.
 
@@ -30,20 +31,25 @@ def sampled_frames(
         duration_seconds: Up to the end of the last frame.
         sampling: The policy.
         window: Only frames that begin within it are taken, as if it were the whole video.
+        keyframes: (G,) indices of those that decoding can begin at, ascending; None if unknown.
 
     Returns:
         (m,) indices into ``frame_seconds``, strictly increasing, m <= T; none of them where no
         frame begins within the window.
     """
-    if window is None:
-        return shown_frames(instants(duration_seconds, sampling), frame_seconds)
-    start, end = window.start_seconds, window.end_seconds
-    first, stop = np.searchsorted(frame_seconds, np.array([start, end]) - _ROUNDING_SECONDS)
-    seconds = min(end, duration_seconds) - start
+    first, stop, start, seconds = 0, len(frame_seconds), 0.0, duration_seconds
+    if window is not None:
+        start, end = window.start_seconds, window.end_seconds
+        bounds = np.searchsorted(frame_seconds, np.array([start, end]) - _ROUNDING_SECONDS)
+        first, stop, seconds = int(bounds[0]), int(bounds[1]), min(end, duration_seconds) - start
     if first == stop or seconds <= 0:
         return np.empty(0, np.intp)
-    within = shown_frames(start + instants(seconds, sampling), frame_seconds[first:stop])
-    return within + int(first)
+    wanted_seconds = start + instants(seconds, sampling)
+    if sampling.kind == "keyframes" and keyframes is not None:
+        within = keyframes[(keyframes >= first) & (keyframes < stop)]
+        if len(within):
+            return within[nearest_frames(wanted_seconds, frame_seconds[within])]
+    return shown_frames(wanted_seconds, frame_seconds[first:stop]) + first
 
 
 def instants(duration_seconds: float, sampling: Sampling) -> NDArray[np.float64]:
@@ -61,7 +67,7 @@ def instants(duration_seconds: float, sampling: Sampling) -> NDArray[np.float64]
     """
     if not (math.isfinite(duration_seconds) and duration_seconds > 0):
         raise UsageError(f"duration {duration_seconds} s: a video has to be longer than 0 s")
-    if sampling.kind == "uniform":
+    if sampling.kind != "fps":
         return uniform_instants(duration_seconds, num_frames=sampling.num_frames)
     return fps_instants(duration_seconds, fps=sampling.fps, num_frames=sampling.num_frames)
 
@@ -103,3 +109,19 @@ def shown_frames(
     """
     latest = np.searchsorted(frame_seconds, instants_seconds + _ROUNDING_SECONDS, side="right") - 1
     return np.unique(np.clip(latest, 0, None))
+
+
+def nearest_frames(
+    instants_seconds: NDArray[np.float64], frame_seconds: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """Which frames begin nearest to the given instants, each frame once; of two the earlier.
+
+    Args:
+        instants_seconds: (n,).
+        frame_seconds: (F,) time at which each frame begins, F >= 1.
+
+    Returns:
+        (m,) indices into ``frame_seconds``, strictly increasing, m <= n.
+    """
+    distances_nF = np.abs(instants_seconds[:, None] - frame_seconds[None, :])
+    return np.unique(distances_nF.argmin(axis=1))

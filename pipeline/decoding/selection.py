@@ -23,7 +23,13 @@ def frames_to_take(
     Raises:
         DecodeError: If no frame begins within the window.
     """
-    wanted = sampled_frames(timeline.seconds, timeline.duration_seconds, sampling, window=window)
+    wanted = sampled_frames(
+        timeline.seconds,
+        timeline.duration_seconds,
+        sampling,
+        window=window,
+        keyframes=timeline.keyframes,
+    )
     if window is not None and not len(wanted):
         raise DecodeError(
             f"{path}: no frame begins between {window.start_seconds:g} s and "

@@ -46,11 +46,13 @@ class Timeline:
 
     def from_frame(self, first: int) -> "Timeline":
         """The timeline of the same stream without the frames before ``first``."""
+        keys = self.keyframes
         return Timeline(
             starts=self.starts[first:],
             seconds=self.seconds[first:] - self.seconds[first],
             duration_seconds=self.duration_seconds - float(self.seconds[first]),
             has_pts=self.has_pts,
+            keyframes=None if keys is None else keys[keys >= first] - first,
         )
 
     def with_keys(self, packets: Sequence[PacketTimes], *, reorders: bool) -> "Timeline":

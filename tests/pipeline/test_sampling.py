@@ -7,7 +7,15 @@ import pytest
 
 from muse.errors import UsageError
 from muse.pipeline.header import Sampling
-from muse.pipeline.sampling import fps_instants, instants, shown_frames, uniform_instants
+from muse.pipeline.sampling import (
+    fps_instants,
+    instants,
+    nearest_frames,
+    sampled_frames,
+    shown_frames,
+    uniform_instants,
+)
+from muse.pipeline.window import Window
 
 
 def test_uniform_instants_are_the_midpoints_of_equal_parts() -> None:
@@ -96,3 +104,32 @@ def test_an_instant_before_the_first_frame_shows_the_first() -> None:
 def test_a_policy_out_of_range_is_refused_by_name(settings: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Sampling(**settings)  # type: ignore[arg-type]
+
+
+def test_the_nearest_frame_is_taken_once_and_of_two_the_earlier() -> None:
+    instants_seconds = np.array([0.2, 0.9, 1.5, 3.9])
+    assert nearest_frames(instants_seconds, np.array([0.0, 1.0, 2.0, 9.0])).tolist() == [0, 1, 2]
+
+
+def test_keyframes_are_those_nearest_to_the_midpoints() -> None:
+    seconds, keyframes = np.arange(100) / 10, np.array([0, 30, 37, 80])
+    found = sampled_frames(
+        seconds, 10.0, Sampling(kind="keyframes", num_frames=4), keyframes=keyframes
+    )
+    # Midpoints 1.25, 3.75, 6.25 and 8.75 s; the keyframes lie at 0, 3, 3.7 and 8 s.
+    assert found.tolist() == [0, 37, 80]
+
+
+def test_keyframes_of_a_window_are_those_within_it() -> None:
+    seconds, keyframes = np.arange(100) / 10, np.array([0, 30, 37, 80])
+    window = Window(start_seconds=2.0, end_seconds=6.0)
+    for kind, wanted in (("keyframes", [30, 37]), ("uniform", [30, 50])):
+        sampling = Sampling(kind=kind, num_frames=2)  # type: ignore[arg-type]
+        found = sampled_frames(seconds, 10.0, sampling, window=window, keyframes=keyframes)
+        assert found.tolist() == wanted
+
+
+def test_a_video_that_names_no_keyframe_is_sampled_evenly() -> None:
+    seconds = np.arange(100) / 10
+    found = sampled_frames(seconds, 10.0, Sampling(kind="keyframes", num_frames=2))
+    assert found.tolist() == [25, 75]
