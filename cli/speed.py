@@ -1,0 +1,84 @@
+"""What ``muse extract`` prints of its speed: a table of the stages and the sentence below it."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from muse.cli.report import duration_text, print_line, print_table, size_text
+
+if TYPE_CHECKING:
+    from muse.pipeline.speed.report import SpeedReport, StageSpeed
+
+_COLUMNS = ("stage", "workers", "busy", "achieved", "bound", "share", "")
+
+
+def print_speed(report: "SpeedReport") -> None:
+    """The table and the sentence."""
+    from muse.pipeline.speed.wording import speed_sentence
+
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in ("stage", "") else "right")
+    for speed in report.stages:
+        table.add_row(*_row(speed))
+    if report.cores_share is not None:
+        busy = report.cores_share * report.workforce.num_cores * report.wall_seconds
+        share = f"{report.cores_share:.0%}"
+        table.add_row("cores", str(report.workforce.num_cores), _seconds(busy), "", "", share, "")
+    print_table(table)
+    print_line(
+        f"{_rate(report.num_videos, report)} videos/s, {_rate(report.num_frames, report)} frames/s "
+        f"over {duration_text(report.wall_seconds)}, after {duration_text(report.startup_seconds)} "
+        "of starting up"
+    )
+    print_line(speed_sentence(report))
+
+
+def speed_json(report: "SpeedReport | None") -> dict[str, Any] | None:
+    """The same for a program; None of a run that did nothing."""
+    if report is None:
+        return None
+    from muse.pipeline.speed.wording import speed_sentence
+
+    return {**report.as_json(), "because": speed_sentence(report)}
+
+
+def shares_text(report: "SpeedReport") -> str:
+    """``decode 96%, encode 41%, write 3%``: what workers are busy with, while a run goes on."""
+    return ", ".join(f"{speed.stage} {speed.share:.0%}" for speed in report.stages)
+
+
+def shares(report: "SpeedReport | None") -> dict[str, float]:
+    """The same for a program."""
+    stages = report.stages if report is not None else ()
+    return {speed.stage: round(speed.share, 3) for speed in stages}
+
+
+def _row(speed: "StageSpeed") -> tuple[str, ...]:
+    unit = "captions/s" if speed.stage == "captions" else "videos/s"
+    bound = "" if speed.bound is None else f"{speed.bound:.3g} {unit}"
+    return (
+        speed.stage,
+        str(speed.num_workers),
+        _seconds(speed.busy_seconds),
+        f"{speed.achieved:.3g} {unit}",
+        bound,
+        f"{speed.share:.0%}",
+        _detail(speed),
+    )
+
+
+def _detail(speed: "StageSpeed") -> str:
+    """What else its busy time tells of this machine."""
+    cores = speed.cores_while_busy
+    if speed.stage == "write":
+        return f"{size_text(speed.bytes_per_second)}/s" if speed.num_bytes else ""
+    return "" if cores is None else f"{cores:.2g} cores a worker"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s"
+
+
+def _rate(number: int, report: "SpeedReport") -> str:
+    return f"{number / report.wall_seconds if report.wall_seconds else 0:.3g}"
