@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from muse.cli.report import duration_text, print_line, print_table, size_text
+from muse.pipeline.speed.wording import rate_text, speed_sentence
 
 if TYPE_CHECKING:
     from muse.pipeline.speed.report import SpeedReport, StageSpeed
@@ -14,8 +15,6 @@ _COLUMNS = ("stage", "workers", "busy", "achieved", "bound", "share", "")
 
 def print_speed(report: "SpeedReport") -> None:
     """The table and the sentence."""
-    from muse.pipeline.speed.wording import speed_sentence
-
     table = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name in ("stage", "") else "right")
@@ -38,8 +37,6 @@ def speed_json(report: "SpeedReport | None") -> dict[str, Any] | None:
     """The same for a program; None of a run that did nothing."""
     if report is None:
         return None
-    from muse.pipeline.speed.wording import speed_sentence
-
     return {**report.as_json(), "because": speed_sentence(report)}
 
 
@@ -56,12 +53,12 @@ def shares(report: "SpeedReport | None") -> dict[str, float]:
 
 def _row(speed: "StageSpeed") -> tuple[str, ...]:
     unit = "captions/s" if speed.stage == "captions" else "videos/s"
-    bound = "" if speed.bound is None else f"{speed.bound:.3g} {unit}"
+    bound = "" if speed.bound is None else f"{rate_text(speed.bound)} {unit}"
     return (
         speed.stage,
         str(speed.num_workers),
         _seconds(speed.busy_seconds),
-        f"{speed.achieved:.3g} {unit}",
+        f"{rate_text(speed.achieved)} {unit}",
         bound,
         f"{speed.share:.0%}",
         _detail(speed),
@@ -81,4 +78,4 @@ def _seconds(seconds: float) -> str:
 
 
 def _rate(number: int, report: "SpeedReport") -> str:
-    return f"{number / report.wall_seconds if report.wall_seconds else 0:.3g}"
+    return rate_text(number / report.wall_seconds if report.wall_seconds else 0)

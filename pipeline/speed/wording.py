@@ -26,7 +26,7 @@ def _rates(report: SpeedReport, speed: StageSpeed) -> str:
     workers = _workers(report, speed)
     if bound is None:
         return f"{workers} {_are(speed)} busy {report.busiest_share:.0%} of the time"
-    return f"{_rate(speed.achieved)} of the {_rate(bound)} {unit} that {workers} can give"
+    return f"{rate_text(speed.achieved)} of the {rate_text(bound)} {unit} that {workers} can give"
 
 
 def _workers(report: SpeedReport, speed: StageSpeed) -> str:
@@ -76,7 +76,12 @@ def _advice_on_decoding(report: SpeedReport, decode: StageSpeed) -> str:
 
 
 def _until(report: SpeedReport) -> str:
-    """How far it goes: the bound of the other workers, where both have one."""
+    """How far it goes: the bound of the other workers, where there is one.
+
+    None where the encoder is on the CPU: each would be faster with more cores for itself.
+    """
+    if report.workforce.device == "cpu":
+        return ""
     if report.binds == "decode":
         following = max(
             (s for s in report.stages if s.stage != "decode"), key=lambda s: s.share, default=None
@@ -86,7 +91,7 @@ def _until(report: SpeedReport) -> str:
     bound = report.bound_of_workers(following.stage) if following else None
     if following is None or bound is None or following.stage == "captions":
         return ""
-    return f", until {following.stage} binds at {_rate(bound)} videos/s"
+    return f", until {following.stage} binds at {rate_text(bound)} videos/s"
 
 
 def _nothing_binds(report: SpeedReport, busiest: StageSpeed) -> str:
@@ -118,7 +123,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rate(rate: float) -> str:
-    """Three digits: ``1240``, ``12.4``, ``0.0124``."""
+def rate_text(rate: float) -> str:
+    """At least three digits: ``1240``, ``12.4``, ``0.0124``."""
     digits = 2 - math.floor(math.log10(rate)) if rate > 0 else 0
     return f"{rate:.{max(0, digits)}f}"
