@@ -25,7 +25,7 @@ from muse.pipeline.speed.wording import speed_sentence
 from muse.pipeline.storage.files import LocalStorage
 
 NUM_VIDEOS = 12
-DELAY = 0.04  # of one batch, one shard or two videos, which are the same number here: seconds
+DELAY = 0.06  # of one batch, one shard or two videos, which are the same number here: seconds
 CAPTIONS = [(f"v{number:02d}", f"text {number}") for number in range(NUM_VIDEOS)]
 
 
@@ -86,7 +86,7 @@ THROTTLES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "decode": _slow_decoder,
     "encode": lambda patch: _slow_encoder(patch, frames=DELAY, texts=0.0),
     "write": _slow_storage,
-    "captions": lambda patch: _slow_encoder(patch, frames=0.0, texts=8 * DELAY),
+    "captions": lambda patch: _slow_encoder(patch, frames=0.0, texts=6 * DELAY),
 }
 
 
