@@ -52,9 +52,14 @@ def _advice(report: SpeedReport, speed: StageSpeed) -> str:
     if report.workforce.device != "cpu":
         larger = "another GPU" if speed.stage == "captions" else _MORE_OF_A_GPU
         return f"{larger} would lift it{_until(report)}."
-    if speed.stage == "captions":
-        return "a GPU, or fewer captions, would lift it."
-    return f"a GPU, or a smaller --encoder, would lift it{_until(report)}."
+    smaller = "fewer captions" if speed.stage == "captions" else "a smaller --encoder"
+    cores = report.cores_share
+    if cores is not None and cores < _STARVED:
+        return (
+            f"a GPU, {smaller}, or a machine that does nothing else (the run got {cores:.0%} of "
+            "the cores) would lift it."
+        )
+    return f"a GPU, or {smaller}, would lift it."
 
 
 _MORE_OF_A_GPU = "another GPU, a larger --batch-videos or a smaller --encoder"

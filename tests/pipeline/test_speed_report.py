@@ -193,6 +193,12 @@ def test_an_encoder_that_binds_needs_a_gpu_or_another(device: str, advice: str) 
     assert sentence.endswith(advice)
 
 
+def test_an_encoder_that_gets_few_cores_would_be_faster_alone() -> None:
+    spans = [span("encode", 0, 9, items=20, cpu=8.0), span("write", 9, 1, items=20, cpu=0.0)]
+    sentence = speed_sentence(report_of(*spans, cores=4, device="cpu"))
+    assert "a machine that does nothing else (the run got 20% of the cores)" in sentence
+
+
 def test_what_else_an_encoder_does_is_told() -> None:
     sentence = speed_sentence(run_of(decode=5.0, encode=3.0, write=6.0))
     assert "write binds: 2.00 of the 2.22 videos/s" in sentence
