@@ -10,6 +10,7 @@ from muse.pipeline.speed.wording import rate_text, speed_sentence
 if TYPE_CHECKING:
     from muse.pipeline.speed.report import SpeedReport, StageSpeed
 
+_LIMITS = {"cores": "cores", "matrix": "matrix products", "pcie": "PCIe", "disk": "disk"}
 _COLUMNS = ("stage", "workers", "busy", "achieved", "bound", "share", "")
 
 
@@ -26,10 +27,12 @@ def print_speed(report: "SpeedReport") -> None:
         table.add_row("cores", str(report.workforce.num_cores), _seconds(busy), "", "", share, "")
     print_table(table)
     print_line(
-        f"{_rate(report.num_videos, report)} videos/s, {_rate(report.num_frames, report)} frames/s "
+        f"{rate_text(report.videos_per_second)} videos/s, {_frame_rate(report)} frames/s "
         f"over {duration_text(report.wall_seconds)}, after {duration_text(report.startup_seconds)} "
         "of starting up"
     )
+    limits = ", ".join(f"{_LIMITS[name]} {rate_text(v)}" for name, v in report.limits.items())
+    print_line(f"this machine allows, in videos/s: {limits}")
     print_line(speed_sentence(report))
 
 
@@ -77,5 +80,5 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _rate(number: int, report: "SpeedReport") -> str:
-    return rate_text(number / report.wall_seconds if report.wall_seconds else 0)
+def _frame_rate(report: "SpeedReport") -> str:
+    return rate_text(report.num_frames / report.wall_seconds if report.wall_seconds else 0.0)

@@ -316,7 +316,8 @@ def _run(
     engine: Engine,
     trace: TraceLog,
 ) -> Iterator[Progress]:
-    speed = SpeedTally(engine.workforce, started_seconds=trace.started_seconds)
+    workforce = engine.workforce(config.views)
+    speed = SpeedTally(workforce, started_seconds=trace.started_seconds)
     tally = Tally(ZarrStore.open(storage.location), rows, speed=speed)
     config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
     write_run_record(storage, config)

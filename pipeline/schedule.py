@@ -50,9 +50,8 @@ class Tick:
 class Engine(Protocol):
     """Runs the stages over shards."""
 
-    @property
-    def workforce(self) -> Workforce:
-        """Who works, as far as is known when the engine starts."""
+    def workforce(self, views: Sequence[str]) -> Workforce:
+        """Who works, as far as is known now, and what their devices can do for these views."""
         ...
 
     def encoder_info(self) -> EncoderInfo:

@@ -42,10 +42,10 @@ class LocalEngine:
         self._numbers = itertools.count(1)  # of decoders
         self._num_decoded = 0
 
-    @property
-    def workforce(self) -> Workforce:
+    def workforce(self, views: Sequence[str]) -> Workforce:
         """Of this machine."""
-        return self._workforce
+        rates = self._shard_encoder.device_rates(views)
+        return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder in this process."""

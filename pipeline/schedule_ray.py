@@ -32,7 +32,7 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
-from muse.pipeline.speed.report import Workforce
+from muse.pipeline.speed.report import DeviceRates, Workforce
 from muse.pipeline.speed.spans import Measured, Stopwatch
 from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
@@ -90,10 +90,10 @@ class RayEngine:
             device=device,
         )
 
-    @property
-    def workforce(self) -> Workforce:
-        """Of the cluster as it was when the engine started; a later node is not counted."""
-        return self._workforce
+    def workforce(self, views: Sequence[str]) -> Workforce:
+        """Of the cluster as it was when the engine started; all devices are like the first."""
+        rates = _result_of(self._actors[0].device_rates.remote(views))
+        return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder that every actor has built.
@@ -239,6 +239,9 @@ class _EncodeActor:
 
     def golden(self) -> Golden:
         return self._built().golden
+
+    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
+        return self._built().device_rates(views)
 
     def encode_videos(
         self, location: str, shard: VideoShard, references: list[Any]

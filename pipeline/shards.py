@@ -24,6 +24,8 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printable
 from muse.pipeline.sources import source_of
+from muse.pipeline.speed.device_probe import measure_device
+from muse.pipeline.speed.report import DeviceRates
 from muse.pipeline.speed.spans import SpanLog
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of_clip, encoded_views
@@ -46,6 +48,7 @@ class ShardEncoder:
         self._encoder: Encoder = build_encoder(
             setting.spec, device=setting.device, precision=setting.precision
         )
+        self._device = setting.device
         self._store: StoreWriter | None = None
         self.spans = SpanLog(worker)
         """What it did since they were last taken."""
@@ -58,6 +61,10 @@ class ShardEncoder:
     def golden(self) -> Golden:
         """What the encoder makes of the built-in clip and caption."""
         return measure_golden(self._encoder)
+
+    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
+        """What its device can do at most, measured now; None if no frame is encoded for views."""
+        return measure_device(self._encoder, device=self._device, views=encoded_views(views))
 
     def open_store(self, location: str) -> None:
         """Opens the store to write to.

@@ -17,6 +17,18 @@ BINDS_FROM = 0.7  # of their time busy: below, workers wait more for others than
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceRates:
+    """What the device of one encoder can do at most, beside what one frame takes."""
+
+    matrix_flops: float
+    """A second, of large matrices in the run's precision."""
+    frame_flops: int
+    copied_bytes: float | None
+    """A second, to a GPU; None without one."""
+    frame_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Workforce:
     """Who works in a run."""
 
@@ -27,6 +39,8 @@ class Workforce:
     """Of the machine, or of all machines of a cluster."""
     device: str
     """Of the encoders: ``cpu`` or ``cuda``."""
+    rates: DeviceRates | None = None
+    """Of the device of each; None where a frame takes no matrix products."""
 
     def workers_of(self, stage: StageName) -> int:
         """How many work at it."""
@@ -139,6 +153,32 @@ class SpeedReport:
         return sum(told) / (self.workforce.num_cores * self.wall_seconds)
 
     @property
+    def limits(self) -> dict[str, float]:
+        """Videos a second that the machine allows if all but one thing were free.
+
+        ``cores``: all CPU time of this run, on all cores. ``matrix``: the products of the valid
+        frames alone, at the rate of large matrices. ``pcie``: their pixels on the way to the GPU.
+        ``disk``: all encoders always writing, as fast as they wrote.
+        """
+        found: dict[str, float | None] = {}
+        if self.cores_share and self.num_videos:
+            found["cores"] = self.videos_per_second / self.cores_share
+        encode, rates = self.of("encode"), self.workforce.rates
+        if rates is not None and encode is not None and encode.num_frames:
+            frames = self.workforce.num_encoders * encode.num_items / encode.num_frames
+            found["matrix"] = frames * rates.matrix_flops / rates.frame_flops
+            if rates.copied_bytes is not None:
+                found["pcie"] = frames * rates.copied_bytes / rates.frame_bytes
+        written = self.of("write")
+        found["disk"] = written.bound if written else None
+        return {name: rate for name, rate in found.items() if rate is not None}
+
+    @property
+    def videos_per_second(self) -> float:
+        """Committed."""
+        return self.num_videos / self.wall_seconds if self.wall_seconds else 0.0
+
+    @property
     def busiest(self) -> StageSpeed | None:
         """The stage whose workers wait least, the longest of theirs; None of a run without any."""
         decode = self.of("decode")
@@ -173,6 +213,7 @@ class SpeedReport:
             "cores": self.workforce.num_cores,
             "cores_share": None if cores is None else round(cores, 4),
             "device": self.workforce.device,
+            "limits_per_second": {name: round(rate, 3) for name, rate in self.limits.items()},
             "binds": self.binds,
         }
 

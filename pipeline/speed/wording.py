@@ -6,6 +6,7 @@ from muse.pipeline.speed.report import BINDS_FROM, SpeedReport, StageSpeed
 
 _FULL = 0.85  # of the cores' time: more processes would only share it
 _STARVED = 0.7  # of a core that a decoder gets: it waits for files, or for other programs
+_IDLE = 0.3  # of its rate of matrix products: it waits for copies and launches
 _TELLING = 0.1  # of an encoder's time: what else it does is worth a word
 _FEW_SHARDS = 2  # for each encoder: what is decoded while it encodes
 
@@ -50,8 +51,7 @@ def _advice(report: SpeedReport, speed: StageSpeed) -> str:
             f"a faster disk or network for --out, or fewer --views, would lift it{_until(report)}."
         )
     if report.workforce.device != "cpu":
-        larger = "another GPU" if speed.stage == "captions" else _MORE_OF_A_GPU
-        return f"{larger} would lift it{_until(report)}."
+        return f"{_advice_on_gpu(report, speed)} would lift it{_until(report)}."
     smaller = "fewer captions" if speed.stage == "captions" else "a smaller --encoder"
     cores = report.cores_share
     if cores is not None and cores < _STARVED:
@@ -62,7 +62,17 @@ def _advice(report: SpeedReport, speed: StageSpeed) -> str:
     return f"a GPU, or {smaller}, would lift it."
 
 
-_MORE_OF_A_GPU = "another GPU, a larger --batch-videos or a smaller --encoder"
+def _advice_on_gpu(report: SpeedReport, speed: StageSpeed) -> str:
+    if speed.stage == "captions":
+        return "another GPU"
+    limit = report.limits.get("matrix")
+    share = report.videos_per_second / limit if limit else 1.0
+    if share < _IDLE:
+        return (
+            f"a larger --batch-videos (the GPU does {share:.0%} of the products that it could), or "
+            "another GPU,"
+        )
+    return "another GPU, or a smaller --encoder,"
 
 
 def _advice_on_decoding(report: SpeedReport, decode: StageSpeed) -> str:

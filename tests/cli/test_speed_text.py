@@ -38,7 +38,7 @@ def test_the_table_has_a_row_for_each_stage_and_the_cores(
     report: SpeedReport, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_speed(report)
-    *table, _, _ = capsys.readouterr().out.splitlines()
+    *table, _, _, _ = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in table}
     assert rows["stage"] == "workers busy achieved bound share"
     assert rows["decode"] == "1 9.5 s 2.00 videos/s 2.11 videos/s 95% 0.95 cores a worker"
@@ -51,8 +51,10 @@ def test_the_sentence_follows_the_table(
     report: SpeedReport, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_speed(report)
-    *_, rates, sentence = capsys.readouterr().out.splitlines()
+    *_, rates, limits, sentence = capsys.readouterr().out.splitlines()
     assert rates == "2.00 videos/s, 16.0 frames/s over 10 s, after 3 s of starting up"
+    # 13.2 CPU seconds for 20 videos, on two cores: 3.03 a second. Half a second of writing: 40.
+    assert limits == "this machine allows, in videos/s: cores 3.03, disk 40.0"
     assert sentence.startswith("decode binds: 2.00 of the 2.11 videos/s that 1 decoder can give; ")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse.pipeline.speed.report import SpeedReport, SpeedTally, Workforce
+from muse.pipeline.speed.report import DeviceRates, SpeedReport, SpeedTally, Workforce
 from muse.pipeline.speed.spans import Activity, Span
 from muse.pipeline.speed.wording import speed_sentence
 
@@ -29,10 +29,11 @@ def span(
 
 
 def report_of(
-    *spans: Span, decoders: int = 2, encoders: int = 1, cores: int = 4, device: str = "cuda"
-) -> SpeedReport:
+    *spans: Span, decoders: int = 2, encoders: int = 1, cores: int = 4, device: str = "cuda",
+    rates: DeviceRates | None = None,
+) -> SpeedReport:  # fmt: skip
     workforce = Workforce(
-        num_decoders=decoders, num_encoders=encoders, num_cores=cores, device=device
+        num_decoders=decoders, num_encoders=encoders, num_cores=cores, device=device, rates=rates
     )
     tally = SpeedTally(workforce, started_seconds=100)
     tally.add(spans)
@@ -123,6 +124,26 @@ def test_json_has_the_numbers_of_every_stage() -> None:
     }  # fmt: skip
 
 
+def test_limits_are_what_each_part_of_the_machine_allows_alone() -> None:
+    # A video has three frames of 10 FLOP and 7 bytes.
+    rates = DeviceRates(matrix_flops=600, frame_flops=10, copied_bytes=2100, frame_bytes=7)
+    spans = [
+        span("decode", 0, 5, items=10, cpu=5.0),
+        span("encode", 0, 9, items=10, cpu=3.0),
+        span("write", 9, 1, items=10),
+    ]
+    report = report_of(*spans, encoders=2, cores=4, rates=rates)
+    assert report.limits == pytest.approx(
+        {"cores": 10 * 4 / 8.0, "matrix": 2 * 600 / 30, "pcie": 2 * 2100 / 21, "disk": 2 * 10}
+    )
+
+
+def test_a_gpu_that_idles_between_products_needs_larger_batches() -> None:
+    rates = DeviceRates(matrix_flops=600, frame_flops=10, copied_bytes=None, frame_bytes=7)
+    sentence = speed_sentence(run_of(decode=5.0, encode=9.5, write=0.1, rates=rates))
+    assert "a larger --batch-videos (the GPU does 10% of the products that it could)" in sentence
+
+
 # -- which stage -----------------------------------------------------------------------------------
 
 
@@ -184,7 +205,7 @@ UNTIL = " would lift it, until decode binds at 8.00 videos/s."
     ("device", "advice"),
     [
         ("cpu", "a GPU, or a smaller --encoder, would lift it."),
-        ("cuda", f"another GPU, a larger --batch-videos or a smaller --encoder{UNTIL}"),
+        ("cuda", f"another GPU, or a smaller --encoder,{UNTIL}"),
     ],
 )
 def test_an_encoder_that_binds_needs_a_gpu_or_another(device: str, advice: str) -> None:
