@@ -49,9 +49,13 @@ def test_without_a_file_nothing_is_kept() -> None:
 
 
 def test_a_block_that_fails_leaves_a_whole_file_and_its_own_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), traced(tmp_path / "trace.json") as log:
-        log.add([span("decode", "decoder 1", 0, 1)])
-        raise KeyboardInterrupt
+    def run() -> None:
+        with traced(tmp_path / "trace.json") as log:
+            log.add([span("decode", "decoder 1", 0, 1)])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     assert (tmp_path / "trace.json").read_text(encoding="utf-8").endswith("]}")
 
