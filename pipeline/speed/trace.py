@@ -6,6 +6,7 @@ mean.
 """
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,8 @@ from muse.errors import StoreError, UsageError
 from muse.pipeline.speed.spans import Span
 from muse.pipeline.storage.durable_files import write_new
 from muse.pipeline.storage.names import PARTIAL_SUFFIX
+
+logger = logging.getLogger(__name__)
 
 _PROCESS = 1  # the run: all rows lie in one group
 _MICRO = 1e6
@@ -53,9 +56,13 @@ def traced(path: Path | None) -> Iterator[TraceLog]:
     log = TraceLog(keeps=path is not None)
     try:
         yield log
-    finally:
-        if path is not None:
-            _write_whole(path, trace_json(log.spans, started_seconds=log.started_seconds))
+    except BaseException:  # also Ctrl-C; and what ended the run is not hidden by a full disk
+        try:
+            _write(path, log)
+        except StoreError as error:
+            logger.warning("%s", error)
+        raise
+    _write(path, log)
 
 
 def trace_json(spans: Sequence[Span], *, started_seconds: float) -> dict[str, Any]:
@@ -111,7 +118,10 @@ def _event(span: Span, row: int, started_seconds: float) -> dict[str, Any]:
     }
 
 
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path | None, log: TraceLog) -> None:
+    if path is None:
+        return
+    content = trace_json(log.spans, started_seconds=log.started_seconds)
     partial = path.with_name(f"muse-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         write_new(partial, json.dumps(content).encode())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from muse.errors import TooManyFailuresError
 from muse.pipeline.speed.spans import Activity, Span
 from muse.pipeline.speed.trace import trace_json, traced
 
@@ -58,6 +59,22 @@ def test_a_block_that_fails_leaves_a_whole_file_and_its_own_error(tmp_path: Path
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     assert (tmp_path / "trace.json").read_text(encoding="utf-8").endswith("]}")
+
+
+def test_what_ended_a_run_is_told_also_where_no_trace_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    def run() -> None:
+        with traced(tmp_path / "trace.json"):
+            raise TooManyFailuresError("3 of 4 videos failed")
+
+    monkeypatch.setattr("muse.pipeline.speed.trace.write_new", full)
+    with pytest.raises(TooManyFailuresError, match="3 of 4 videos failed"):
+        run()
+    assert "can't be written (No space left on device)" in caplog.text
 
 
 def test_a_trace_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
