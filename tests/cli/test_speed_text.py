@@ -1,12 +1,15 @@
 """What a run says of its speed: a table for a person, the same numbers for a program."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from muse.cli.speed import print_speed, shares, shares_text, speed_json
 from muse.pipeline.speed.report import SpeedReport, SpeedTally, Workforce
 from muse.pipeline.speed.spans import Span, StageName
+from tests.cli.conftest import EXTRACT_FLAGS, Outcome
 
 
 def _span(stage: StageName, start: float, seconds: float, cpu_seconds: float) -> Span:
@@ -72,3 +75,23 @@ def test_a_run_that_did_nothing_says_nothing() -> None:
 def test_the_line_of_progress_has_the_shares(report: SpeedReport) -> None:
     assert shares_text(report) == "decode 95%, encode 40%, write 5%"
     assert shares(report) == {"decode": 0.95, "encode": 0.4, "write": 0.05}
+
+
+def test_an_extraction_ends_with_what_it_took_and_leaves_a_trace(
+    muse: Callable[..., Outcome],
+    corpus: tuple[Path, Path],
+    tiny_clip_folder: Path,
+    tmp_path: Path,
+) -> None:
+    videos, captions = corpus
+    flags = ("--captions", captions, "--encoder", f"openclip:local-dir:{tiny_clip_folder}")
+    more = ("--engine", "local", "--json", "--profile", tmp_path / "trace.json")
+    found = muse("extract", videos, *flags, *EXTRACT_FLAGS, "--out", tmp_path / "store", *more)
+    done = json.loads(found.out.splitlines()[-1])
+    items = {stage["stage"]: stage["items"] for stage in done["speed"]["stages"]}
+    assert items == {"decode": 6, "encode": 6, "write": 6, "captions": 12}
+    assert set(done["speed"]["limits_per_second"]) == {"cores", "matrix", "disk"}
+    trace = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))
+    assert sum(event["name"] == "decode" for event in trace["traceEvents"]) == 6
+    again = muse("extract", videos, *flags, *EXTRACT_FLAGS, "--out", tmp_path / "store", *more)
+    assert json.loads(again.out.splitlines()[-1])["speed"] is None
