@@ -19,7 +19,7 @@ from muse.cli.report import (
     print_warning,
     stderr_console,
 )
-from muse.cli.speed import print_speed, shares, shares_text, speed_json
+from muse.cli.speed import print_speed, shares_text, speed_json
 
 if TYPE_CHECKING:
     from muse.head.selection import SelectionRecord
@@ -345,5 +345,5 @@ def _progress_event(progress: "ExtractProgress") -> dict[str, object]:
         "failed": progress.num_failed,
         "videos_per_second": round(progress.videos_per_second, 3),
         "seconds_left": None if left is None else round(left, 1),
-        "shares": shares(progress.speed),
+        "speed": speed_json(progress.speed),
     }

@@ -37,21 +37,19 @@ def print_speed(report: "SpeedReport") -> None:
 
 
 def speed_json(report: "SpeedReport | None") -> dict[str, Any] | None:
-    """The same for a program; None of a run that did nothing."""
+    """The same for a program, while a run goes on and at its end; None if nothing was done yet."""
     if report is None:
         return None
     return {**report.as_json(), "because": speed_sentence(report)}
 
 
 def shares_text(report: "SpeedReport") -> str:
-    """``decode 96%, encode 41%, write 3%``: what workers are busy with, while a run goes on."""
-    return ", ".join(f"{speed.stage} {speed.share:.0%}" for speed in report.stages)
-
-
-def shares(report: "SpeedReport | None") -> dict[str, float]:
-    """The same for a program."""
-    stages = report.stages if report is not None else ()
-    return {speed.stage: round(speed.share, 3) for speed in stages}
+    """``decode 96% (binds), encode 41%, write 3%``: of their time, while a run goes on."""
+    shares = [
+        f"{speed.stage} {speed.share:.0%}{' (binds)' if speed.stage == report.binds else ''}"
+        for speed in report.stages
+    ]
+    return ", ".join(shares)
 
 
 def _row(speed: "StageSpeed") -> tuple[str, ...]:

@@ -157,18 +157,20 @@ class SpeedReport:
         """Videos a second that the machine allows if all but one thing were free.
 
         ``cores``: all CPU time of this run, on all cores. ``matrix``: the products of the valid
-        frames alone, at the rate of large matrices. ``pcie``: their pixels on the way to the GPU.
-        ``disk``: all encoders always writing, as fast as they wrote.
+        frames alone, at the rate of large matrices; encoders on a CPU share it. ``pcie``: their
+        pixels on the way to the GPU. ``disk``: all encoders always writing, as fast as they wrote.
         """
         found: dict[str, float | None] = {}
         if self.cores_share and self.num_videos:
             found["cores"] = self.videos_per_second / self.cores_share
         encode, rates = self.of("encode"), self.workforce.rates
         if rates is not None and encode is not None and encode.num_frames:
-            frames = self.workforce.num_encoders * encode.num_items / encode.num_frames
-            found["matrix"] = frames * rates.matrix_flops / rates.frame_flops
+            workforce = self.workforce
+            devices = 1 if workforce.device == "cpu" else workforce.num_encoders
+            videos = devices * encode.num_items / encode.num_frames  # as one frame on each
+            found["matrix"] = videos * rates.matrix_flops / rates.frame_flops
             if rates.copied_bytes is not None:
-                found["pcie"] = frames * rates.copied_bytes / rates.frame_bytes
+                found["pcie"] = videos * rates.copied_bytes / rates.frame_bytes
         written = self.of("write")
         found["disk"] = written.bound if written else None
         return {name: rate for name, rate in found.items() if rate is not None}
