@@ -185,6 +185,12 @@ def extract(
             "--plan", help="Only say what the run will take: probe some videos, extract none."
         ),
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for a trace: what each worker did when. https://ui.perfetto.dev opens it."
+        ),
+    ] = None,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on stdout.")
     ] = False,
@@ -246,7 +252,7 @@ def extract(
     forecast = RunForecast(config)
     with interruptible(), ExtractReporter(json_lines=json_lines) as reporter:
         reporter.start(listing)
-        summary = run_extract(config, listing, on_progress=reporter.update)
+        summary = run_extract(config, listing, on_progress=reporter.update, profile=profile)
     reporter.finish(summary, out)
     if not json_lines:
         forecast.compare(summary)

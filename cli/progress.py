@@ -19,6 +19,7 @@ from muse.cli.report import (
     print_warning,
     stderr_console,
 )
+from muse.cli.speed import print_speed, shares_text, speed_json
 
 if TYPE_CHECKING:
     from muse.head.selection import SelectionRecord
@@ -136,12 +137,15 @@ class ExtractReporter:
                     "new": summary.num_new_videos,
                     "new_failures": summary.num_new_failures,
                     "seconds": seconds,
+                    "speed": speed_json(summary.speed),
                     "store": str(out),
                 }
             )
             return
         if summary.was_complete:
             print_line(f"Nothing to do: {out} is complete.")
+        if summary.speed is not None:
+            print_speed(summary.speed)
         print_line(
             f"{counts_text(counts)}; captions embedded {counts.captions_embedded}"
             f" of {counts.captions}; {duration_text(summary.elapsed_seconds)}"
@@ -316,6 +320,8 @@ def _progress_note(progress: "ExtractProgress") -> str:
         parts.append("all decoded, encoding the last ones and the captions")
     elif left is not None:
         parts.append(f"{duration_text(left)} left")
+    if progress.speed is not None:
+        parts.append(shares_text(progress.speed))
     return ", ".join(parts)
 
 
@@ -339,4 +345,5 @@ def _progress_event(progress: "ExtractProgress") -> dict[str, object]:
         "failed": progress.num_failed,
         "videos_per_second": round(progress.videos_per_second, 3),
         "seconds_left": None if left is None else round(left, 1),
+        "speed": speed_json(progress.speed),
     }

@@ -18,18 +18,9 @@ from typing import Literal
 from muse.errors import TooManyFailuresError, UsageError
 from muse.pipeline.decoding.thumbnail import SIDE
 from muse.pipeline.encoders.setting import EncoderSetting, Precision
-from muse.pipeline.forecasting.pending_work import PendingWork
-from muse.pipeline.forecasting.store_size import (
-    THUMBNAIL_BYTES,
-    StoreShape,
-    frame_picture_bytes,
-    other_bytes,
-    picture_bytes,
-    require_space,
-    store_bytes,
-)
+from muse.pipeline.forecasting.space import require_space_of_run
 from muse.pipeline.golden import require_same_golden
-from muse.pipeline.header import EncoderInfo, Sampling, require_same_encoder
+from muse.pipeline.header import Sampling, require_same_encoder
 from muse.pipeline.listing import (
     ListedRows,
     rows_of_continued_store,
@@ -50,11 +41,13 @@ from muse.pipeline.redo import FailureLimit, RedoRules, reopened_receipts
 from muse.pipeline.run_record import package_versions, write_failures, write_run_record
 from muse.pipeline.schedule import Engine, Tick, Workers, available_cpus
 from muse.pipeline.schedule_local import LocalEngine
+from muse.pipeline.speed.report import SpeedReport, SpeedTally
+from muse.pipeline.speed.spans import Measured
+from muse.pipeline.speed.trace import TraceLog, traced
 from muse.pipeline.storage.files import Storage, WriteLock, open_storage
 from muse.pipeline.store import HEADER_FILE, StoreCounts
 from muse.pipeline.store_writer import StoreWriter, require_free, writing
 from muse.pipeline.store_zarr import ZarrStore
-from muse.pipeline.views import FRAMES_JPEG
 
 EngineName = Literal["ray", "local"]
 MIN_TEXT_LENGTH = 3
@@ -131,6 +124,8 @@ class ExtractSummary:
     was_complete: bool
     """True if there was nothing to do."""
     elapsed_seconds: float
+    speed: SpeedReport | None = None
+    """Of the stages, and which one binds; None of a run that had nothing to do."""
 
 
 def extract(
@@ -138,8 +133,16 @@ def extract(
     listing: Listing,
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    profile: Path | None = None,
 ) -> ExtractSummary:
     """Brings a store up to its listing: creates it, goes on with it, or lets it grow.
+
+    Args:
+        config: Of the run.
+        listing: What it is about.
+        on_progress: Told after each sign of life.
+        profile: File for a trace of what each worker did, also of a run that is cut off
+            (`muse.pipeline.speed.trace`).
 
     Raises:
         ManifestError: If the listing is empty or has an id twice.
@@ -151,18 +154,20 @@ def extract(
     """
     started = time.perf_counter()
     listing = sorted_listing(listing)
-    with only_writer(config.out) as (storage, lock):
+    with traced(profile) as trace, only_writer(config.out) as (storage, lock):
         store = existing_store(storage)
         rows = rows_of_run(config, listing, store)
         reopened = reopened_receipts(store, rows, config.redo) if store else []
         num_new, num_failed, has_work = 0, 0, bool(reopened) or _has_work(store, rows)
+        speed = None
         with _failures_listed(storage):  # also of a run that was cut off after its last shard
             if has_work:
                 with _engine(config) as engine:
                     _bring_up(config, rows, storage, lock, engine)
                     _reopen(storage, reopened)
-                    for progress in _run(config, rows, storage, lock, engine):
+                    for progress in _run(config, rows, storage, lock, engine, trace):
                         num_new, num_failed = progress.num_committed, progress.num_failed
+                        speed = progress.speed
                         on_progress(progress)
         store = ZarrStore.open(storage.location)
     return ExtractSummary(
@@ -171,6 +176,7 @@ def extract(
         num_new_failures=num_failed,
         was_complete=not has_work,
         elapsed_seconds=time.perf_counter() - started,
+        speed=speed,
     )
 
 
@@ -256,7 +262,7 @@ def _bring_up(
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
     lock.check()  # weights may have taken minutes to load
-    _require_space(config, rows, storage, info)
+    require_space_of_run(config, rows, storage, existing_store(storage), info)
     header = header_of(
         rows,
         encoder=info,
@@ -281,24 +287,6 @@ def _bring_up(
         writer.describe(dataclasses.replace(header, **kept), rows)
 
 
-def _require_space(
-    config: ExtractConfig, rows: ListedRows, storage: Storage, encoder: EncoderInfo
-) -> None:
-    """Nothing, if the disk can hold what is still to be written, should every video decode."""
-    work = PendingWork.of(rows, existing_store(storage), shard_size=config.shard_size)
-    shape = StoreShape.of(
-        encoder, views=config.views, sampling=config.sampling, shard_size=config.shard_size
-    )
-    arrays = sum(store_bytes(shape, work.videos, work.captions).values())
-    needed = arrays + other_bytes(work.videos, work.captions)
-    side, frames, size = encoder.preprocessing.kept_side, shape.num_frames, shape.shard_size
-    pictures = [THUMBNAIL_BYTES] if config.thumbnails else []
-    pictures += [frame_picture_bytes(side)] if FRAMES_JPEG in config.views else []
-    for each in pictures:
-        needed += picture_bytes(work.videos, num_frames=frames, shard_size=size, frame_bytes=each)
-    require_space(needed, storage.free_bytes(), storage.location)
-
-
 @contextmanager
 def _engine(config: ExtractConfig) -> Iterator[Engine]:
     setting = EncoderSetting(
@@ -321,22 +309,32 @@ def _engine(config: ExtractConfig) -> Iterator[Engine]:
 
 
 def _run(
-    config: ExtractConfig, rows: ListedRows, storage: Storage, lock: WriteLock, engine: Engine
+    config: ExtractConfig,
+    rows: ListedRows,
+    storage: Storage,
+    lock: WriteLock,
+    engine: Engine,
+    trace: TraceLog,
 ) -> Iterator[Progress]:
-    tally = Tally(ZarrStore.open(storage.location), rows)
+    workforce = engine.workforce(config.views)
+    speed = SpeedTally(workforce, started_seconds=trace.started_seconds)
+    tally = Tally(ZarrStore.open(storage.location), rows, speed=speed)
     config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
     write_run_record(storage, config)
     for event in _events(config, rows, storage, engine):
         if isinstance(event, Receipt):  # an object store is asked over the network
             lock.check()
         tally.count(event)
+        if isinstance(event, Measured):
+            trace.add(event.spans)
+            continue  # its receipt follows
         yield tally.progress()
         config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
 
 
 def _events(
     config: ExtractConfig, rows: ListedRows, storage: Storage, engine: Engine
-) -> Iterator[Receipt | Tick]:
+) -> Iterator[Receipt | Tick | Measured]:
     """Of all shards, in waves: a duplicate waits until its original is committed."""
     captions = pending_caption_shards(ZarrStore.open(storage.location), rows)
     while True:

@@ -10,6 +10,8 @@ from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import pending_video_shards
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.schedule import Tick
+from muse.pipeline.speed.report import SpeedReport, SpeedTally
+from muse.pipeline.speed.spans import Measured
 from muse.pipeline.store_zarr import ZarrStore
 
 
@@ -23,6 +25,8 @@ class Progress:
     num_committed: int
     num_failed: int
     elapsed_seconds: float
+    speed: SpeedReport | None = None
+    """Of the stages, up to the last report of a worker; None before the first."""
 
     @property
     def videos_per_second(self) -> float:
@@ -37,9 +41,18 @@ class Progress:
 
 
 class Tally:
-    """Counts what a run reports, beside what the store held before it."""
+    """Counts what a run reports, beside what the store held before it.
 
-    def __init__(self, store: ZarrStore, rows: ListedRows) -> None:
+    Args:
+        store: As it is before the run.
+        rows: Of the run.
+        speed: Of the run's workers; None where nobody asks.
+    """
+
+    def __init__(
+        self, store: ZarrStore, rows: ListedRows, *, speed: SpeedTally | None = None
+    ) -> None:
+        self._speed = speed
         shards = pending_video_shards(store, rows)
         self._todo_of = {shard.index: shard.num_todo for shard in shards}
         self._failed_of = {r.index: _num_failed(r) for r in store.video_receipts}
@@ -55,9 +68,12 @@ class Tally:
         """Videos of the store that failed, or will: their file is missing."""
         return self._failed_before + self._failed + sum(self._missing_of.values())
 
-    def count(self, event: Receipt | Tick) -> None:
+    def count(self, event: Receipt | Tick | Measured) -> None:
         """Takes one report of an engine into account."""
-        if isinstance(event, Tick):
+        if isinstance(event, Measured):
+            if self._speed is not None:
+                self._speed.add(event.spans)
+        elif isinstance(event, Tick):
             self._decoded = max(self._decoded, event.num_decoded)
         elif event.kind == "videos":
             self._committed += self._todo_of[event.index]
@@ -73,6 +89,7 @@ class Tally:
             num_committed=self._committed,
             num_failed=self._failed,
             elapsed_seconds=time.perf_counter() - self._started,
+            speed=self._speed.report() if self._speed is not None else None,
         )
 
 

@@ -17,6 +17,8 @@ from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
+from muse.pipeline.speed.report import Workforce
+from muse.pipeline.speed.spans import Measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,10 @@ class Tick:
 class Engine(Protocol):
     """Runs the stages over shards."""
 
+    def workforce(self, views: Sequence[str]) -> Workforce:
+        """Who works, as far as is known now, and what their devices can do for these views."""
+        ...
+
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder that the workers have built."""
         ...
@@ -63,8 +69,8 @@ class Engine(Protocol):
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[Receipt | Tick]:
-        """The receipt of every shard, once it is committed, in any order."""
+    ) -> Iterator[Receipt | Tick | Measured]:
+        """The receipt of every shard, once it is committed, in any order; before it its spans."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The local engine: decoders in child processes, the encoder in this one. No Ray is imported."""
 
 import dataclasses
+import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +13,11 @@ from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import Clip, Failure
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
 from muse.pipeline.shards import ShardEncoder
+from muse.pipeline.speed.report import Workforce
+from muse.pipeline.speed.spans import Measured, Stopwatch
+from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
 SHARDS_AHEAD = 1  # decoded while another is encoded; bounds the memory that clips take
 
@@ -27,10 +29,23 @@ class LocalEngine:
         self._workers = workers
         device = resolve_device(encoder.device)
         self._shard_encoder = ShardEncoder(dataclasses.replace(encoder, device=device))
-        self._threads = ThreadPoolExecutor(workers.num_decoders or available_cpus())
+        num_decoders = workers.num_decoders or available_cpus()
+        self._workforce = Workforce(
+            num_decoders=num_decoders,
+            num_encoders=1,
+            num_cores=available_cpus(),
+            device=device,
+        )
+        self._threads = ThreadPoolExecutor(num_decoders)
         self._per_thread = threading.local()
         self._decoders: list[IsolatedDecoder] = []
+        self._numbers = itertools.count(1)  # of decoders
         self._num_decoded = 0
+
+    def workforce(self, views: Sequence[str]) -> Workforce:
+        """Of this machine."""
+        rates = self._shard_encoder.device_rates(views)
+        return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder in this process."""
@@ -47,11 +62,11 @@ class LocalEngine:
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[Receipt | Tick]:
+    ) -> Iterator[Receipt | Tick | Measured]:
         """The receipt of every shard, in order; the next is decoded while one is encoded."""
         self._shard_encoder.open_store(location)
         preprocessing = self.encoder_info().preprocessing
-        ahead: deque[tuple[VideoShard, list[Future[Clip | Failure]]]] = deque()
+        ahead: deque[tuple[VideoShard, list[Future[Decoded]]]] = deque()
         for shard in videos:
             tasks = decode_tasks(shard, sampling=sampling, preprocessing=preprocessing)
             ahead.append((shard, [self._threads.submit(self._decode, task) for task in tasks]))
@@ -60,7 +75,9 @@ class LocalEngine:
         while ahead:
             yield from self._encode(*ahead.popleft())
         for caption_shard in captions:
-            yield self._shard_encoder.encode_captions(caption_shard)
+            receipt = self._shard_encoder.encode_captions(caption_shard)
+            yield Measured(spans=self._shard_encoder.spans.taken())
+            yield receipt
 
     def close(self) -> None:
         """Ends the decoding processes."""
@@ -69,22 +86,26 @@ class LocalEngine:
             decoder.close()
 
     def _encode(
-        self, shard: VideoShard, decoding: list[Future[Clip | Failure]]
-    ) -> Iterator[Receipt | Tick]:
-        started = time.perf_counter()
-        clips: list[Clip | Failure] = []
+        self, shard: VideoShard, decoding: list[Future[Decoded]]
+    ) -> Iterator[Receipt | Tick | Measured]:
+        watch, decoded = Stopwatch(), []
         for future in decoding:
-            clips.append(future.result())
+            decoded.append(future.result())
             yield Tick(num_decoded=self._num_decoded)
-        waited = time.perf_counter() - started
-        yield self._shard_encoder.encode_videos(shard, clips, wait_seconds=waited)
+        wait = watch.span("wait", self._shard_encoder.spans.worker, what=f"shard {shard.index}")
+        clips = [each.clip for each in decoded]
+        receipt = self._shard_encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
+        spans = [span for each in decoded for span in each.spans]
+        yield Measured(spans=(*spans, wait, *self._shard_encoder.spans.taken()))
+        yield receipt
 
-    def _decode(self, task: DecodeTask) -> Clip | Failure:
+    def _decode(self, task: DecodeTask) -> Decoded:
         decoder: IsolatedDecoder | None = getattr(self._per_thread, "decoder", None)
         if decoder is None:
             decoder = IsolatedDecoder(self._workers.limits)
             self._per_thread.decoder = decoder
+            self._per_thread.worker = f"decoder {next(self._numbers)}"
             self._decoders.append(decoder)
-        clip = decoder(task)
+        decoded = timed_decode(decoder, task, worker=self._per_thread.worker)
         self._num_decoded += 1  # a lost count would only blur the progress line
-        return clip
+        return decoded

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import platform
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +30,11 @@ from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import Clip, Failure, VideoRef
-from muse.pipeline.schedule import Tick, Workers, decode_tasks
+from muse.pipeline.records import VideoRef
+from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
+from muse.pipeline.speed.report import DeviceRates, Workforce
+from muse.pipeline.speed.spans import Measured, Stopwatch
+from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
 if TYPE_CHECKING:
     from muse.pipeline.shards import ShardEncoder
@@ -78,6 +82,18 @@ class RayEngine:
             ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
         ]
         self._limits = workers.limits
+        num_cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._workforce = Workforce(
+            num_decoders=num_cpus,
+            num_encoders=num_actors,
+            num_cores=available_cpus() if address is None else num_cpus,
+            device=device,
+        )
+
+    def workforce(self, views: Sequence[str]) -> Workforce:
+        """Of the cluster as it was when the engine started; all devices are like the first."""
+        rates = _result_of(self._actors[0].device_rates.remote(views))
+        return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder that every actor has built.
@@ -109,7 +125,7 @@ class RayEngine:
         sampling: Sampling,
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
-    ) -> Iterator[Receipt | Tick]:
+    ) -> Iterator[Receipt | Tick | Measured]:
         """The receipt of every shard, as they are committed."""
         todo: deque[VideoShard | CaptionShard] = deque([*videos, *captions])
         work = _Submission(
@@ -130,7 +146,7 @@ class RayEngine:
             for reference in ready:
                 shard, _ = in_flight.pop(reference)
                 try:
-                    receipt: Receipt = _result_of(reference)
+                    measured, receipt = _result_of(reference)
                 except _ActorLostError:  # with its node; its own retries end before it has moved
                     num_lost += 1
                     if num_lost > _RETRIES * len(self._actors):
@@ -139,6 +155,7 @@ class RayEngine:
                     todo.appendleft(shard)
                 else:
                     num_lost = 0
+                    yield measured
                     yield receipt
 
     def close(self) -> None:
@@ -197,11 +214,16 @@ class _Submission:
         return self._num_decoded
 
 
-def _decode(task: DecodeTask, limits: DecodeLimits) -> Clip | Failure:
+def _decode(task: DecodeTask, limits: DecodeLimits) -> Decoded:
     decoder = _decoders.get(limits)
     if decoder is None:
         decoder = _decoders[limits] = IsolatedDecoder(limits)
-    return decoder(task)
+    return timed_decode(decoder, task, worker=f"decoder {_process()}")
+
+
+def _process() -> str:
+    """Of this worker, among all of a cluster."""
+    return f"{platform.node()}:{os.getpid()}"
 
 
 class _EncodeActor:
@@ -218,17 +240,28 @@ class _EncodeActor:
     def golden(self) -> Golden:
         return self._built().golden
 
-    def encode_videos(self, location: str, shard: VideoShard, references: list[Any]) -> Receipt:
-        started = time.perf_counter()
-        clips = [
-            _clip_of(video, reference)
+    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
+        return self._built().device_rates(views)
+
+    def encode_videos(
+        self, location: str, shard: VideoShard, references: list[Any]
+    ) -> tuple[Measured, Receipt]:
+        watch = Stopwatch()
+        decoded = [
+            _decoded_of(video, reference)
             for (_, video), reference in zip(shard.to_decode, references, strict=True)
         ]
-        waited = time.perf_counter() - started
-        return self._ready(location).encode_videos(shard, clips, wait_seconds=waited)
+        wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
+        clips = [each.clip for each in decoded]
+        encoder = self._ready(location)
+        receipt = encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
+        spans = [span for each in decoded for span in each.spans]
+        return Measured(spans=(*spans, wait, *encoder.spans.taken())), receipt
 
-    def encode_captions(self, location: str, shard: CaptionShard) -> Receipt:
-        return self._ready(location).encode_captions(shard)
+    def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
+        encoder = self._ready(location)
+        receipt = encoder.encode_captions(shard)
+        return Measured(spans=encoder.spans.taken()), receipt
 
     def _ready(self, location: str) -> "ShardEncoder":
         """With the store open; after a restart of this actor, open again."""
@@ -244,22 +277,27 @@ class _EncodeActor:
                 ShardEncoder,  # torch, which decoding workers do without
             )
 
-            self._shard_encoder = ShardEncoder(self._setting)
+            self._shard_encoder = ShardEncoder(self._setting, worker=_encoder_name())
         return self._shard_encoder
 
 
-def _clip_of(video: VideoRef, reference: Any) -> Clip | Failure:
+def _encoder_name() -> str:
+    return f"encoder {_process()}"
+
+
+def _decoded_of(video: VideoRef, reference: Any) -> Decoded:
     """The decoded clip; a worker that died in every try is the failure of its video.
 
     Nothing else is: a node without libav or a full object store must not mark videos as broken.
     """
     try:
-        clip: Clip | Failure = ray.get(reference)
+        decoded: Decoded = ray.get(reference)
     except (WorkerCrashedError, OutOfMemoryError) as error:
         words = " ".join(str(error).split())[:200]
         reason = "out_of_memory" if isinstance(error, OutOfMemoryError) else "crashed"
-        return decode_failure(video, reason=reason, message=f"{video.path}: {words}")
-    return clip
+        message = f"{video.path}: {words}"
+        return Decoded(clip=decode_failure(video, reason=reason, message=message))
+    return decoded
 
 
 def _result_of(reference: Any) -> Any:

@@ -24,6 +24,9 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printable
 from muse.pipeline.sources import source_of
+from muse.pipeline.speed.device_probe import measure_device
+from muse.pipeline.speed.report import DeviceRates
+from muse.pipeline.speed.spans import SpanLog
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of_clip, encoded_views
 
@@ -33,14 +36,22 @@ Row = ClipFeatures | Failure
 
 
 class ShardEncoder:
-    """An encoder that writes what it encodes, shard by shard."""
+    """An encoder that writes what it encodes, shard by shard.
 
-    def __init__(self, setting: EncoderSetting) -> None:
+    Args:
+        setting: Of the encoder.
+        worker: What its spans call it.
+    """
+
+    def __init__(self, setting: EncoderSetting, *, worker: str = "encoder 1") -> None:
         torch.set_num_threads(setting.num_threads)
         self._encoder: Encoder = build_encoder(
             setting.spec, device=setting.device, precision=setting.precision
         )
+        self._device = setting.device
         self._store: StoreWriter | None = None
+        self.spans = SpanLog(worker)
+        """What it did since they were last taken."""
 
     def info(self) -> EncoderInfo:
         """What the features depend on."""
@@ -50,6 +61,10 @@ class ShardEncoder:
     def golden(self) -> Golden:
         """What the encoder makes of the built-in clip and caption."""
         return measure_golden(self._encoder)
+
+    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
+        """What its device can do at most, measured now; None if no frame is encoded for views."""
+        return measure_device(self._encoder, device=self._device, views=encoded_views(views))
 
     def open_store(self, location: str) -> None:
         """Opens the store to write to.
@@ -84,32 +99,59 @@ class ShardEncoder:
             batch = {
                 place: decoded[place] for place in range(start, start + size) if place in decoded
             }
-            rows.update(self._encode_batch(batch, start))
+            if batch:
+                rows.update(self._measured_batch(shard, batch, start))
         for place, original in shard.copies.items():
             rows[place] = self._copy(shard, place, original, rows)
         seconds = {"wait": wait_seconds, "encode": time.perf_counter() - started}
-        return self._opened().write_video_shard(
-            shard, [rows[place] for place in range(len(shard.videos))], seconds=_rounded(seconds)
-        )
+        whole = [rows[place] for place in range(len(shard.videos))]
+        with self.spans.measured(
+            "write",
+            what=f"shard {shard.index}",
+            num_items=shard.num_todo,
+            num_bytes=sum(_num_bytes(row) for row in whole),
+        ):
+            return self._opened().write_video_shard(shard, whole, seconds=_rounded(seconds))
 
     def encode_captions(self, shard: CaptionShard) -> Receipt:
         """Encodes and commits one shard of captions."""
-        started = time.perf_counter()
+        started, what = time.perf_counter(), f"captions {shard.index}"
+        store, wanted = self._opened(), shard.to_embed
+        with self.spans.measured("captions", what=what, num_items=len(wanted)):
+            embeddings = self._embeddings(shard, wanted)
+        seconds = {"wait": 0.0, "encode": time.perf_counter() - started}
+        with self.spans.measured("write", what=what, num_bytes=embeddings.nbytes):
+            return store.write_caption_shard(shard, embeddings, seconds=_rounded(seconds))
+
+    def _embeddings(
+        self, shard: CaptionShard, wanted: Sequence[tuple[int, str]]
+    ) -> NDArray[np.float16]:
+        """(captions of the shard, D), zeros for those left out."""
         store = self._opened()
         embeddings = np.zeros((len(shard.captions), self._encoder.info.dim), dtype=np.float16)
         kept = np.array(sorted(shard.kept), dtype=np.intp)
         if len(kept):
             rows = FeatureRows(store.storage, store.header)
             embeddings[kept] = rows.captions(kept + shard.first_row)
-        wanted = shard.to_embed
         for start in range(0, len(wanted), TEXTS_PER_BATCH):
             batch = wanted[start : start + TEXTS_PER_BATCH]
             texts = [text for _, text in batch]
             embeddings[[place for place, _ in batch]] = self._encoder.encode_texts(
                 texts, store.header.text_length
             )
-        seconds = {"wait": 0.0, "encode": time.perf_counter() - started}
-        return store.write_caption_shard(shard, embeddings, seconds=_rounded(seconds))
+        return embeddings
+
+    def _measured_batch(
+        self, shard: VideoShard, clips: Mapping[int, Clip | Failure], start: int
+    ) -> dict[int, Row]:
+        frames = [len(clip.frames_THWC) for clip in clips.values() if isinstance(clip, Clip)]
+        with self.spans.measured(
+            "encode",
+            what=f"shard {shard.index}, places {start} to {max(clips)}",
+            num_items=len(frames),
+            num_frames=sum(frames),
+        ):
+            return self._encode_batch(clips, start)
 
     def _encode_batch(self, clips: Mapping[int, Clip | Failure], start: int) -> dict[int, Row]:
         """Features of up to ``batch_videos`` clips, in one forward pass of a constant shape."""
@@ -211,6 +253,13 @@ def _padded(frames: NDArray[Any], num_frames: int) -> NDArray[Any]:
     padded = np.zeros((num_frames, *frames.shape[1:]), frames.dtype)
     padded[: len(frames)] = frames
     return padded
+
+
+def _num_bytes(row: Row) -> int:
+    """Of the arrays of one video."""
+    if isinstance(row, Failure):
+        return 0
+    return sum(int(array.nbytes) for array in row.arrays.values())
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

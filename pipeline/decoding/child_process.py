@@ -112,6 +112,14 @@ class ChildProcess(Generic[Item, Result]):
             self.taken_bytes >= _NEAR_LIMIT * self._memory_bytes
         )
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time that it has used so far; None where the system does not tell."""
+        try:
+            return ticks_of(self._process.pid) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError):
+            return None
+
     def ask(self, item: Item, *, timeout_seconds: float) -> Result:
         """What the function gives for an item. After any error the child has to be ended.
 
@@ -252,6 +260,17 @@ def _data_bytes(pid: int | None) -> int:
     except OSError:
         return 0
     return int(fields[5]) * resource.getpagesize()
+
+
+def ticks_of(pid: int | None) -> int:
+    """CPU time that a process has used, in the system's ticks.
+
+    Raises:
+        OSError: If there is no such process, or no /proc.
+        ValueError, IndexError: If /proc looks otherwise.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
 
 
 def _end_with(parent_pid: int) -> None:

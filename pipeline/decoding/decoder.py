@@ -142,6 +142,18 @@ class IsolatedDecoder:
             reason, words = self._reason_of(error)
             return decode_failure(task.video, reason=reason, message=f"{task.video.path}: {words}")
 
+    def start(self) -> None:
+        """Starts the child process, unless there is one; a call does it otherwise.
+
+        Raises:
+            WorkerError: If none can be started.
+        """
+        self._attempt.start()
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time that the present child process has used; None where the system does not tell."""
+        return self._attempt.cpu_seconds
+
     def close(self) -> None:
         """Ends the child process, and that of a call in another thread."""
         self._attempt.close()

@@ -77,6 +77,21 @@ class IsolatedFunction(Generic[Item, Result]):
                         raise
         raise AssertionError
 
+    def start(self) -> None:
+        """Starts the child, unless there is one; a call does it otherwise.
+
+        Raises:
+            WorkerError: If none can be started.
+        """
+        with self._call:
+            self._ready_child()
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time that the present child has used; None without one, or where nobody tells."""
+        child = self._child
+        return child.cpu_seconds if child is not None else None
+
     @property
     def is_near_limit(self) -> bool:
         """True if the last answer came from a child that had half of what it may take, or more."""

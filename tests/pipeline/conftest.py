@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runs import Runs, clip_of_word
+from runs import Runs, WithoutProcess, clip_of_word
 from small_store import SmallStore
 
 from muse.pipeline import plan, schedule_local, shards, store_writer, verify, zarr_layout
@@ -268,16 +268,13 @@ def runs(
     made = Runs(folder=tmp_path / "videos", out=tmp_path / "store")
     made.folder.mkdir()
 
-    class DecoderOfWords:
+    class DecoderOfWords(WithoutProcess):
         def __init__(self, limits: DecodeLimits) -> None:
             pass
 
         def __call__(self, task: DecodeTask) -> Clip | Failure:
             made.decoded.append(task.video.video_id)
             return clip_of_word(task)
-
-        def close(self) -> None:
-            pass
 
     monkeypatch.setattr(schedule_local, "IsolatedDecoder", DecoderOfWords)
     monkeypatch.setattr(shards, "build_encoder", plain_encoder)

@@ -131,6 +131,19 @@ class Runs:
         return int(store.read_caption_embeddings(np.array([row]))[0, 0])
 
 
+class WithoutProcess:
+    """What a decoder that works in this process has in place of a process of its own."""
+
+    def start(self) -> None:
+        pass
+
+    def cpu_seconds(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 def pictures_of_word(word: object) -> tuple[bytes, ...]:
     """In place of JPEG files: each of another length."""
     return (f"{word} at first".encode(), f"{word} then".encode())

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import WithoutProcess
 
 from muse.errors import IncompatibleStoreError, ManifestError, StoreError, UsageError
 from muse.pipeline import extract as extract_module
@@ -39,15 +40,12 @@ SameStore = Callable[[Path, Path], bool]
 def _run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
     """Decoding in this process and a plain encoder: test_schedule.py has the real ones."""
 
-    class DecoderHere:
+    class DecoderHere(WithoutProcess):
         def __init__(self, limits: DecodeLimits) -> None:
             self.limits = limits
 
         def __call__(self, task: DecodeTask) -> Clip | Failure:
             return attempt(task)
-
-        def close(self) -> None:
-            pass
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule_local, "IsolatedDecoder", DecoderHere)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_disk import Fault, FaultyDisk, PowerCutError, Remains
+from runs import WithoutProcess
 
 from muse.errors import StoreError
 from muse.pipeline import schedule_local, shards, zarr_layout
@@ -33,7 +34,7 @@ from muse.pipeline.verify import verify
 FRAMES = 3
 
 
-class NotesAsVideos:
+class NotesAsVideos(WithoutProcess):
     """In place of a decoder: a file's text gives the colours of its frames, ``broken`` none."""
 
     def __init__(self, limits: object) -> None:
@@ -57,9 +58,6 @@ class NotesAsVideos:
                 f"{text} at {frame}".encode() for frame in range(FRAMES) if task.thumbnail_side
             ),
         )
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import WithoutProcess
 
 from muse.errors import StoreError
 from muse.pipeline import schedule_local, shards
@@ -36,15 +37,12 @@ from muse.pipeline.storage.files import open_storage
 def run_here(plain_encoder: Callable[..., Encoder]) -> Iterator[None]:
     """Decoding in this process and a plain encoder."""
 
-    class DecoderHere:
+    class DecoderHere(WithoutProcess):
         def __init__(self, limits: DecodeLimits) -> None:
             self.limits = limits
 
         def __call__(self, task: DecodeTask) -> Clip | Failure:
             return attempt(task)
-
-        def close(self) -> None:
-            pass
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule_local, "IsolatedDecoder", DecoderHere)

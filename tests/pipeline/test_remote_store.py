@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import WithoutProcess
 from tests.pipeline.storage_s3 import s3_bucket
 
 from muse.errors import StoreError
@@ -29,13 +30,10 @@ def _run_here(plain_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shards, "build_encoder", plain_encoder)
 
 
-class _Here:
+class _Here(WithoutProcess):
     """Decodes in this process."""
 
     __call__ = staticmethod(attempt)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """The Ray engine on a local Ray that is started once for all tests of this file."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
         text_length: int | None = None,
         thumbnails: bool = False,
         views: tuple[str, ...] = ("tokens",),
+        profile: Path | None = None,
     ) -> ExtractSummary:
         captions = tmp_path / "captions.csv"
         captions.write_text(table, encoding="utf-8")
@@ -60,7 +62,7 @@ def run(tiny_clip_folder: Path, tmp_path: Path) -> Callable[..., ExtractSummary]
             batch_videos=2,
             workers=Workers(num_decoders=2, limits=DecodeLimits(timeout_seconds=timeout)),
         )
-        return extract(config, list_folder(folder, captions))
+        return extract(config, list_folder(folder, captions), profile=profile)
 
     return extracted
 
@@ -80,6 +82,37 @@ def test_both_engines_write_the_same_bytes(
         pictures = [bytes_of(tmp_path / name / kind) for name in ("ray", "local")]
         assert pictures[0] == pictures[1]
         assert len(pictures[0]) == 2  # the third shard has a missing video alone
+
+
+def test_both_engines_measure_the_same_work(
+    run: Callable[..., ExtractSummary], video_folder: Path
+) -> None:
+    did = {}
+    for engine in ("ray", "local"):
+        speed = run(video_folder, name=engine, engine=engine).speed
+        assert speed is not None
+        did[engine] = {s.stage: (s.num_workers, s.num_items, s.num_frames) for s in speed.stages}
+        decode = speed.of("decode")
+        assert decode is not None
+        assert 0 < decode.share <= 1
+        assert decode.cpu_seconds is not None
+    assert did["ray"] == did["local"]
+    # Of the missing video no file is read; of the first one, of a second, one frame.
+    assert did["ray"]["decode"] == (2, 6, 9)
+
+
+def test_a_trace_of_a_cluster_has_a_row_for_each_process(
+    run: Callable[..., ExtractSummary], video_folder: Path, tmp_path: Path
+) -> None:
+    run(video_folder, name="store", engine="ray", profile=tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    rows = {event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert {row.split()[0] for row in rows} == {"encoder", "decoder"}
+    assert {event["name"] for event in events if event["ph"] == "X"} >= {
+        "decode",
+        "encode",
+        "write",
+    }
 
 
 WINDOWS = """\

@@ -1,0 +1,1 @@
+"""What a run's stages took, and which of them bounds it."""
