@@ -140,13 +140,17 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """The frames sampled from one video, cropped to the encoder's input."""
+    """The frames sampled from one video, as the encoder's input or what is to become of it."""
 
     video_id: str
     frames_THWC: NDArray[np.uint8]
-    """(T', H, W, 3) RGB, T' <= T: distinct frames only, none repeated."""
+    """(T', H, W, 3) RGB, T' <= T: distinct frames only, none repeated. Cropped to the encoder's
+    input, or the part of the pictures that its resize reads."""
     pts_seconds_T: NDArray[np.float64]
     """(T',) presentation times from the first frame of the stream, strictly increasing."""
+    unresized_from: tuple[int, int] | None = None
+    """(height, width) of the pictures, if the frames are parts of them that are yet to be resized
+    (`muse.pipeline.encoders.pil_resize`)."""
     source: SourceFile | None = None
     """The file it came from."""
     thumbnails: tuple[bytes, ...] = ()

@@ -84,7 +84,11 @@ def available_cpus() -> int:
 
 
 def decode_tasks(
-    shard: VideoShard, *, sampling: Sampling, preprocessing: Preprocessing
+    shard: VideoShard,
+    *,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    leaves_resize: bool = False,
 ) -> list[DecodeTask]:
     """Of the videos of a shard that have to be decoded, in its order."""
     return [
@@ -92,6 +96,7 @@ def decode_tasks(
             video=video,
             sampling=sampling,
             preprocessing=preprocessing,
+            leaves_resize=leaves_resize,
             wants_sha256=place in shard.hashed,
             thumbnail_side=shard.thumbnail_side,
             frame_views=shard.frame_views,

@@ -68,7 +68,12 @@ class LocalEngine:
         preprocessing = self.encoder_info().preprocessing
         ahead: deque[tuple[VideoShard, list[Future[Decoded]]]] = deque()
         for shard in videos:
-            tasks = decode_tasks(shard, sampling=sampling, preprocessing=preprocessing)
+            tasks = decode_tasks(
+                shard,
+                sampling=sampling,
+                preprocessing=preprocessing,
+                leaves_resize=self._shard_encoder.resizes,
+            )
             ahead.append((shard, [self._threads.submit(self._decode, task) for task in tasks]))
             if len(ahead) > SHARDS_AHEAD:
                 yield from self._encode(*ahead.popleft())

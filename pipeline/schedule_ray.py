@@ -7,12 +7,13 @@ the number of videos. Knows nothing of what the stages do.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -27,7 +28,7 @@ from ray.exceptions import (
 from muse.errors import EncoderError, MuseError, UsageError, WorkerError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
@@ -128,12 +129,13 @@ class RayEngine:
     ) -> Iterator[Receipt | Tick | Measured]:
         """The receipt of every shard, as they are committed."""
         todo: deque[VideoShard | CaptionShard] = deque([*videos, *captions])
-        work = _Submission(
-            location,
-            sampling,
-            self.encoder_info().preprocessing,
-            limits=self._limits,
+        tasks_of = functools.partial(
+            decode_tasks,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=_result_of(self._actors[0].resizes.remote()),
         )
+        work = _Submission(location, tasks_of, limits=self._limits)
         in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
         num_lost = 0  # since the last receipt
         while todo or in_flight:
@@ -182,14 +184,12 @@ class _Submission:
     def __init__(
         self,
         location: str,
-        sampling: Sampling,
-        preprocessing: Preprocessing,
+        tasks_of: Callable[[VideoShard], list[DecodeTask]],
         *,
         limits: DecodeLimits,
     ) -> None:
         self._location = location
-        self._sampling = sampling
-        self._preprocessing = preprocessing
+        self._tasks_of = tasks_of
         self._limits = limits
         self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(_decode)
         self._pending: list[Any] = []
@@ -199,7 +199,7 @@ class _Submission:
         """The reference of the shard's report."""
         if isinstance(shard, CaptionShard):
             return actor.encode_captions.remote(self._location, shard)
-        tasks = decode_tasks(shard, sampling=self._sampling, preprocessing=self._preprocessing)
+        tasks = self._tasks_of(shard)
         clips = [self._decode.remote(task, self._limits) for task in tasks]
         self._pending += clips
         return actor.encode_videos.remote(self._location, shard, clips)
@@ -239,6 +239,9 @@ class _EncodeActor:
 
     def golden(self) -> Golden:
         return self._built().golden
+
+    def resizes(self) -> bool:
+        return self._built().resizes
 
     def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
         return self._built().device_rates(views)

@@ -6,6 +6,7 @@ often the run was cut off. Knows nothing of how clips are decoded or workers are
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from muse.pipeline.encoders.base import Encoder, build_encoder
+from muse.pipeline.encoders.exact_resize import is_exact_on, resized_levels
+from muse.pipeline.encoders.pil_resize import resize_of
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.feature_rows import FeatureRows
 from muse.pipeline.golden import measure_golden, require_same_golden
@@ -30,6 +33,7 @@ from muse.pipeline.speed.spans import SpanLog
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of_clip, encoded_views
 
+logger = logging.getLogger(__name__)
 TEXTS_PER_BATCH = 64
 
 Row = ClipFeatures | Failure
@@ -56,6 +60,16 @@ class ShardEncoder:
     def info(self) -> EncoderInfo:
         """What the features depend on."""
         return self._encoder.info
+
+    @cached_property
+    def resizes(self) -> bool:
+        """Whether clips may come unresized: on a GPU, and if it gives PIL's bits."""
+        if self._device != "cuda":
+            return False
+        is_exact = is_exact_on(self._device, self._encoder.info.preprocessing)
+        if not is_exact:
+            logger.warning("frames are resized by decoders: this GPU does not give PIL's pixels")
+        return is_exact
 
     @cached_property
     def golden(self) -> Golden:
@@ -163,7 +177,7 @@ class ShardEncoder:
         pixels = np.zeros((header.batch_videos, frames, size, size, 3), dtype=np.uint8)
         for place, clip in clips.items():
             if isinstance(clip, Clip):
-                pixels[place - start, : len(clip.frames_THWC)] = clip.frames_THWC
+                pixels[place - start, : len(clip.frames_THWC)] = self._inputs(clip)
         wanted = encoded_views(header.views)  # of frames alone none
         frames_BHWC = pixels.reshape(-1, size, size, 3)
         raw = self._encoder.encode_frames(frames_BHWC, wanted) if wanted else {}
@@ -173,6 +187,16 @@ class ShardEncoder:
                 maps = {name: tokens[first : first + frames] for name, tokens in raw.items()}
                 rows[place] = _features(clip, maps, views=header.views, num_frames=frames)
         return rows
+
+    def _inputs(self, clip: Clip) -> NDArray[np.uint8]:
+        """(T', size, size, 3) the clip's frames as the encoder's input."""
+        if clip.unresized_from is None:
+            return clip.frames_THWC
+        resize = resize_of(*clip.unresized_from, self._encoder.info.preprocessing)
+        parts_THWC = torch.from_numpy(clip.frames_THWC).to(self._device)
+        levels = resized_levels(parts_THWC, resize).permute(0, 2, 3, 1)
+        inputs_THWC: NDArray[np.uint8] = levels.cpu().numpy()
+        return inputs_THWC
 
     def _kept_rows(self, shard: VideoShard) -> dict[int, Row]:
         """Rows that are committed and stay as they are, read back."""

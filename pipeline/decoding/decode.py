@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
+from muse.pipeline.decoding.input_frames import InputFrames
 from muse.pipeline.decoding.kept_frame import square_of, squares_as
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
@@ -27,7 +28,6 @@ from muse.pipeline.decoding.thumbnail import thumbnail_of
 from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
 from muse.pipeline.decoding.video_file import existing_file, readable_bytes
 from muse.pipeline.decoding.walk import LateStartError, wanted_frames
-from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, VideoRef
 
@@ -43,6 +43,7 @@ def decode_clip(
     max_duration_seconds: float | None = None,
     thumbnail_side: int = 0,
     frame_views: tuple[str, ...] = (),
+    leaves_resize: bool = False,
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -54,6 +55,8 @@ def decode_clip(
         max_duration_seconds: A longer video is refused before any of its frames is decoded.
         thumbnail_side: Pixels of the shorter edge of small pictures of them; 0 makes none.
         frame_views: Of `muse.pipeline.views.FRAME_VIEWS`, which the clip then has too.
+        leaves_resize: Whether frames may come as what their resize reads, where that is little
+            more than its result (`Clip.unresized_from`).
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -61,7 +64,7 @@ def decode_clip(
     path = existing_file(video)
     timeline = read_timeline(path)
     require_at_most(max_duration_seconds, timeline, path)
-    settings = (sampling, preprocessing, thumbnail_side, frame_views)
+    settings = (sampling, preprocessing, thumbnail_side, frame_views, leaves_resize)
     try:
         return _sampled(video, path, timeline, *settings)
     except LateStartError as late:
@@ -76,10 +79,11 @@ def _sampled(
     preprocessing: Preprocessing,
     thumbnail_side: int,
     frame_views: tuple[str, ...],
+    leaves_resize: bool,
 ) -> Clip:
     wanted = frames_to_take(timeline, sampling, video.window, path=path)
     taken = set(wanted.tolist())
-    frames: dict[int, NDArray[np.uint8]] = {}
+    inputs = InputFrames(preprocessing, leaves_resize=leaves_resize)
     thumbnails: dict[int, bytes] = {}
     squares: dict[int, NDArray[np.uint8]] = {}
     converter = VideoReformatter()  # one for all frames: it is made for a size and format
@@ -87,14 +91,16 @@ def _sampled(
     for index, frame in wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
         if index in taken:
             picture_HWC = _rgb(frame, converter)
-            frames[index] = crop_to_input(picture_HWC, preprocessing)
+            inputs.add(index, picture_HWC)
             if thumbnail_side:
                 thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
             if frame_views:
                 squares[index] = square_of(picture_HWC, preprocessing)
+    frames_THWC, unresized_from = inputs.stacked(wanted.tolist())
     return Clip(
         video_id=video.video_id,
-        frames_THWC=np.stack([frames[index] for index in wanted.tolist()]),
+        frames_THWC=frames_THWC,
+        unresized_from=unresized_from,
         pts_seconds_T=timeline.seconds[wanted],
         thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
         **squares_as(frame_views, [squares[i] for i in wanted.tolist() if frame_views]),

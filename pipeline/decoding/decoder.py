@@ -63,6 +63,8 @@ class DecodeTask:
     """Pixels of the shorter edge of the thumbnails to be made; 0 makes none."""
     frame_views: tuple[str, ...] = ()
     """Views of frames that the clip shall have."""
+    leaves_resize: bool = False
+    """Whether the clip may have frames that are yet to be resized (`decode_clip`)."""
     max_duration_seconds: float | None = None
     """`IsolatedDecoder` fills in its own limit."""
 
@@ -90,6 +92,7 @@ def _attempt(task: DecodeTask) -> Clip | Failure:
             max_duration_seconds=task.max_duration_seconds,
             thumbnail_side=task.thumbnail_side,
             frame_views=task.frame_views,
+            leaves_resize=task.leaves_resize,
         )
     except MemoryError:
         raise

@@ -9,14 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muse.errors import UsageError
-from muse.pipeline.encoders.exact_resize import (
-    Resize,
-    goes_down_first,
-    input_levels,
-    resize_of,
-    resized_levels,
-    span_of,
-)
+from muse.pipeline.encoders.exact_resize import input_levels, is_exact_on, resized_levels
+from muse.pipeline.encoders.pil_resize import Resize, goes_down_first, resize_of, span_of
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing
 
@@ -54,8 +48,7 @@ def test_every_size_is_resized_as_pil_resizes_it(
         across=span_of(source[1], width, 0, width, filter_name),
         down_first=goes_down_first(source, target),
     )
-    read = picture[resize.down.start : resize.down.stop, resize.across.start : resize.across.stop]
-    found = resized_levels(torch.from_numpy(read)[None], resize)
+    found = resized_levels(torch.from_numpy(resize.part_of(picture))[None], resize)
     assert np.array_equal(found[0].permute(1, 2, 0).numpy(), wanted)
 
 
@@ -87,6 +80,15 @@ def test_a_larger_resize_than_the_crop_has_the_bits_of_pil() -> None:
     settings, frame = preprocessing(96, 112), noise(180, 250)
     found = input_levels(torch.from_numpy(frame)[None], settings)[0]
     assert np.array_equal(found.permute(1, 2, 0).numpy(), crop_to_input(frame, settings))
+
+
+def test_a_device_is_tried_against_pil() -> None:
+    assert is_exact_on("cpu", preprocessing(224, 224))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert is_exact_on("cpu", preprocessing(224, 224))
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_only_what_the_crop_shows_is_read() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import WithoutProcess
+from torch import Tensor
 
 from muse.errors import IncompatibleStoreError, ManifestError, StoreError, UsageError
 from muse.pipeline import extract as extract_module
@@ -24,6 +25,8 @@ from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoding.decode import decode_clip
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, attempt
 from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.encoders.exact_resize import resized_levels
+from muse.pipeline.encoders.pil_resize import Resize
 from muse.pipeline.extract import ExtractConfig, ExtractSummary, Progress, extract
 from muse.pipeline.header import Sampling
 from muse.pipeline.records import Clip, Failure, Listing
@@ -304,6 +307,33 @@ def test_another_precision_on_an_unfinished_store_is_refused_by_name(
 
 
 # -- a run and its folder ------------------------------------------------------------------------
+
+
+def test_frames_that_the_encoder_resizes_make_the_same_store(
+    config: ExtractConfig,
+    make_video: Callable[..., Path],
+    same_store: SameStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
+    for name, size in (("a", (44, 36)), ("b", (36, 44)), ("c", (640, 480))):
+        picture = None if name == "c" else (noise if name == "a" else noise.transpose(1, 0, 2))
+        make_video(tmp_path / "videos" / f"{name}.mp4", size=size, image=picture)
+    listing = list_folder(tmp_path / "videos", None)
+    extract(config, listing)
+    resized: list[tuple[int, ...]] = []
+
+    def noted(parts: Tensor, resize: Resize) -> Tensor:
+        resized.append(tuple(parts.shape[1:3]))
+        return resized_levels(parts, resize)
+
+    monkeypatch.setattr(shards.ShardEncoder, "resizes", True)
+    monkeypatch.setattr(shards, "resized_levels", noted)
+    other = dataclasses.replace(config, out=tmp_path / "other")
+    extract(other, listing)
+    assert [min(size) for size in resized] == [36, 36]  # of a and b; c is larger than its resize
+    assert same_store(Path(other.out), Path(config.out))
 
 
 def test_a_second_run_at_the_same_time_is_refused(config: ExtractConfig, listing: Listing) -> None:
