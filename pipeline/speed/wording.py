@@ -18,7 +18,8 @@ def speed_sentence(report: SpeedReport) -> str:
         return "nothing was decoded, encoded or written."
     if report.binds is None:
         return _nothing_binds(report, busiest)
-    return f"{busiest.stage} binds: {_rates(report, busiest)}; {_advice(report, busiest)}"
+    verb = "bind" if busiest.stage == "captions" else "binds"
+    return f"{busiest.stage} {verb}: {_rates(report, busiest)}; {_advice(report, busiest)}"
 
 
 def _rates(report: SpeedReport, speed: StageSpeed) -> str:

@@ -229,7 +229,7 @@ def test_what_else_an_encoder_does_is_told() -> None:
 
 def test_captions_are_counted_in_captions() -> None:
     sentence = speed_sentence(run_of(decode=1.0, encode=0.5, write=0.1, captions=9.0))
-    assert sentence.startswith("captions binds: 6.00 of the 6.25 captions/s")
+    assert sentence.startswith("captions bind: 6.00 of the 6.25 captions/s")
 
 
 def test_few_shards_can_t_overlap() -> None:

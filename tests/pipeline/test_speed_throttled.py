@@ -103,7 +103,7 @@ def test_the_stage_that_is_slowed_down_is_named(
     THROTTLES[stage](monkeypatch)
     speed = speed_of(videos)
     assert speed.binds == stage, speed
-    assert speed_sentence(speed).startswith(f"{stage} binds: ")
+    assert speed_sentence(speed).startswith(f"{stage} bind")
 
 
 def test_a_slowed_stage_s_bound_is_what_its_delay_allows(
