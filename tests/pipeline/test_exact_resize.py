@@ -30,7 +30,7 @@ def preprocessing(size: int, resize_to: int, interpolation: str = "bicubic") -> 
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     source=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     target=st.tuples(st.integers(1, 70), st.integers(1, 70)),
@@ -60,7 +60,6 @@ def test_every_size_is_resized_as_pil_resizes_it(
         (360, 640),
         (224, 224),
         (225, 224),
-        (1080, 1920),
         (97, 1001),
         (50, 60),
     ],

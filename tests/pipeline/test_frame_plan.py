@@ -107,10 +107,12 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         ("hevc.mp4", "libx265", {"x265-params": "keyint=12:open-gop=1:log-level=none"}),
         ("mpeg4.mp4", "mpeg4", {"bf": "2", "g": "12"}),
         ("vp9.webm", "libvpx-vp9", {"g": "12", "cpu-used": "8", "deadline": "realtime"}),
-        ("vp8.webm", "libvpx", {"g": "12", "deadline": "realtime"}),
+        pytest.param(
+            "vp8.webm", "libvpx", {"g": "12", "deadline": "realtime"}, marks=pytest.mark.slow
+        ),
     ],
 )
-@pytest.mark.parametrize("num_frames", [3, 12])
+@pytest.mark.parametrize("num_frames", [3, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("default")
 def test_a_plan_gives_the_bits_of_decoding_all(
     tmp_path: Path,
