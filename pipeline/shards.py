@@ -193,7 +193,7 @@ class ShardEncoder:
         if clip.unresized_from is None:
             return clip.frames_THWC
         resize = resize_of(*clip.unresized_from, self._encoder.info.preprocessing)
-        parts_THWC = torch.from_numpy(clip.frames_THWC).to(self._device)
+        parts_THWC = torch.tensor(clip.frames_THWC, device=self._device)  # Ray's are read-only
         levels = resized_levels(parts_THWC, resize).permute(0, 2, 3, 1)
         inputs_THWC: NDArray[np.uint8] = levels.cpu().numpy()
         return inputs_THWC
