@@ -11,7 +11,7 @@ from PIL import Image
 
 from muse.errors import IncompatibleStoreError
 from muse.pipeline import golden
-from muse.pipeline.decoding import decode
+from muse.pipeline.decoding import input_frames
 from muse.pipeline.encoders.base import Encoder, build_encoder
 from muse.pipeline.golden import (
     measure_golden,
@@ -121,7 +121,7 @@ def test_what_changes_pixels_or_weights_is_refused(
     for change in CHANGES:
         golden._golden_frame.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(decode, "crop_to_input", change)
+            patch.setattr(input_frames, "crop_to_input", change)
             found = measure_golden(encoder)
         for precision in ("fp32", "bf16"):
             message = refusal(found, wanted, precision=precision)
