@@ -1,5 +1,6 @@
 """How a head is trained: the settings of `muse.head.train`. Knows nothing of what they do."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -187,6 +188,14 @@ class TrainConfig:
                 f"lora {self.lora} without finetune: adapters go into the blocks that finetune "
                 "names. Choose finetune top:1 or more."
             )
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("clip_lr", "layer_decay"):
+            if self.finetune == NO_FINETUNE and getattr(self, name) != usual[name]:
+                raise UsageError(
+                    f"{name} {getattr(self, name):g} without finetune: it is a rate of CLIP's "
+                    "weights, and none of them is trained. Choose finetune top:1 or more, or leave "
+                    "it out."
+                )
         is_named = self.select_on not in (SELECT_AUTO, SELECT_NONE)
         if self.hold_out and self.select_on != SELECT_AUTO:
             raise UsageError(

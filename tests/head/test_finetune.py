@@ -283,3 +283,10 @@ def test_an_adapter_wider_than_the_tower_is_refused_before_a_folder_is_made(
     with pytest.raises(UsageError, match=r"lora 129: the image tower of .* is 128 wide"):
         train(store, tmp_path / "run", head=HEAD, config=config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rate", [{"clip_lr": 1e-5}, {"layer_decay": 0.9}])
+def test_a_rate_of_weights_that_are_not_trained_is_refused(rate: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"without finetune: it is a rate of CLIP's weights"):
+        TrainConfig(**rate)
+    TrainConfig(finetune="top:1", **rate)
