@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muse.errors import UsageError
-from muse.head.scan.cuda_kernels import Kernel, compile_kernels
-from muse.head.scan.cuda_kernels import why_unavailable as why_unavailable
+from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
 
 _HERE = Path(__file__).parent
 # As the source decides them by the state size: channels and threads of a block, tokens of a tile.
@@ -27,7 +27,6 @@ _CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
 _THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
 _TILE = {8: 32, 16: 32, 32: 32, 64: 16}
 MAX_STATES = 64
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _Shape(ctypes.Structure):
@@ -264,6 +263,6 @@ def _kernel(
     name: str, num_states: int, dtype: int, is_aligned: bool, device: torch.device
 ) -> Kernel:
     macros = {"N_STATE": num_states, "DTYPE": dtype, "ALIGNED": int(is_aligned)}
-    sources = [_HERE / file for file in ("values.cuh", "scan_tile.cuh", f"{name}.cu")]
+    sources = [VALUES, *(_HERE / file for file in ("scan_tile.cuh", f"{name}.cu"))]
     (kernel,) = compile_kernels(sources, (name,), macros, device)
     return kernel

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.head.scan.cuda import DTYPES, row_major, stride_of
-from muse.head.scan.cuda_kernels import Kernel, compile_kernels
+from muse.head.scan.cuda import row_major, stride_of
+from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
 
 _HERE = Path(__file__).parent
 # As the sources have them.
@@ -215,5 +215,4 @@ def _macros(tensors: Sequence[Tensor], size: int) -> tuple[tuple[str, int], ...]
 def _compiled(
     source: str, names: tuple[str, ...], macros: tuple[tuple[str, int], ...], device: torch.device
 ) -> tuple[Kernel, ...]:
-    sources = [_HERE / file for file in ("values.cuh", source)]
-    return compile_kernels(sources, names, dict(macros), device)
+    return compile_kernels([VALUES, _HERE / source], names, dict(macros), device)

@@ -20,6 +20,10 @@ from torch import Tensor
 from muse.errors import MuseError
 
 CACHE_VARIABLE = "MUSE_KERNEL_CACHE"
+VALUES = Path(__file__).parent / "values.cuh"
+"""Stands before every source."""
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""As `VALUES` numbers them."""
 
 
 @cache

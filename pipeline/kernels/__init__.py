@@ -1,0 +1,1 @@
+"""CUDA kernels of the towers and the head, and how they are compiled. Knows nothing of stores."""
