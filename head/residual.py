@@ -6,6 +6,9 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from muse.head.mixers.fused import FusableMixer
+from muse.head.mixers.fused_block import fused_block
+
 Residual = Literal["gated", "plain", "none"]
 
 
@@ -40,5 +43,13 @@ class ResMambaBlock(nn.Module):
 
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D); ``length_B`` as `BiMamba.forward` takes it."""
+        parts = None
+        if isinstance(self.mamba, FusableMixer) and isinstance(self.gate, nn.Linear):
+            parts = self.mamba.fused_parts(tokens_BLD)
+        if parts and isinstance(self.gate, nn.Linear):
+            rate = self.dropout.p if self.training else 0.0
+            return fused_block(
+                tokens_BLD, parts, self.norm, self.gate, dropout=rate, length_B=length_B
+            )
         mixed_BLD = self.gate(self.dropout(self.mamba(self.norm(tokens_BLD), length_B)))
         return cast(Tensor, tokens_BLD + mixed_BLD if self.has_skip else mixed_BLD)

@@ -42,6 +42,36 @@ class Direction:
     D: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixerParts:
+    """All that a mixer computes with."""
+
+    in_proj: nn.Linear
+    """To the scans' input and the gate."""
+    directions: Sequence[Direction]
+    """One or two."""
+    reversed_X: Sequence[bool]
+    """Whether a direction begins at its sequences' ends."""
+    out_proj: nn.Linear
+    """Behind the gate."""
+
+
+class FusableMixer(nn.Module):
+    """A mixer that can run as one operation, alone or with the block around it."""
+
+    scan: ScanBackend
+    d_state: int
+    d_conv: int
+
+    def fused_parts(self, tokens_BLD: Tensor) -> MixerParts | None:
+        """What it computes with, where the scan's backend brings what stands around it."""
+        fuses = runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv)
+        return self._parts() if fuses else None
+
+    def _parts(self) -> MixerParts:
+        raise NotImplementedError
+
+
 def runs_fused(scan: ScanBackend, tokens_BLD: Tensor, *, d_state: int, d_conv: int) -> bool:
     """Whether the scan's backend brings what stands around it."""
     return tokens_BLD.is_cuda and _is_cuda(scan, tokens_BLD.device, d_state, d_conv)
@@ -53,35 +83,54 @@ def _is_cuda(scan: ScanBackend, device: torch.device, d_state: int, d_conv: int)
     return resolve_backend(scan, device, d_state=d_state, d_conv=d_conv) == "cuda"
 
 
-def fused_mixer(
-    tokens_BLD: Tensor,
-    in_proj: nn.Linear,
-    directions: Sequence[Direction],
-    out_proj: nn.Linear,
-    *,
-    reversed_X: Sequence[bool],
-    length_B: Tensor | None = None,
-) -> Tensor:
+def fused_mixer(tokens_BLD: Tensor, parts: MixerParts, length_B: Tensor | None = None) -> Tensor:
     """(B, L, D) -> (B, L, D), in the dtype of the products around it.
 
     Args:
         tokens_BLD: (B, L, D), on a CUDA device.
-        in_proj: To the scans' input and the gate.
-        directions: One or two.
-        out_proj: Behind the gate.
-        reversed_X: Whether a direction begins at its sequences' ends.
+        parts: Of the mixer.
         length_B: (B,) tokens of each sequence; None where all have L.
     """
+    dtype = product_dtype(tokens_BLD)
+    weights, directions = weights_of(parts, dtype), bits_of(parts.reversed_X)
+    lengths = as_lengths(length_B, tokens_BLD)
+    tokens_BLD = tokens_BLD.to(dtype).contiguous()
+    # Its own dtypes are the right ones: autocast would change what is float32 in here.
+    with torch.autocast(tokens_BLD.device.type, enabled=False):
+        if needs_gradient(tokens_BLD, *weights):
+            mixed: Tensor = _Mixed.apply(tokens_BLD, lengths, directions, *weights)
+            return mixed
+        return mix(tokens_BLD, lengths, directions, weights, keeps_states=False)[0]
+
+
+def product_dtype(tokens_BLD: Tensor) -> torch.dtype:
+    """Of matrix products: autocast's, where that is on."""
+    device = tokens_BLD.device.type
+    return (
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens_BLD.dtype
+    )
+
+
+def as_lengths(length_B: Tensor | None, tokens_BLD: Tensor) -> Tensor | None:
+    """As the kernels take them."""
+    return None if length_B is None else length_B.to(tokens_BLD.device, torch.int32)
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether anything must be kept."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def weights_of(parts: MixerParts, dtype: torch.dtype) -> "MixerWeights":
+    """Of all directions, with ``dtype`` for products."""
+    directions = parts.directions
     convs = _different([direction.conv for direction in directions])
     assert convs[0].weight.shape[-1] <= MAX_TAPS
-    dtype = tokens_BLD.dtype
-    if torch.is_autocast_enabled(tokens_BLD.device.type):
-        dtype = torch.get_autocast_dtype(tokens_BLD.device.type)
     x_projs = _different([direction.x_proj for direction in directions])
     dt_projs = _different([direction.dt_proj for direction in directions])
     rates = [direction.A_log.float().exp() for direction in directions]
-    weights = _Weights(
-        into=in_proj.weight.to(dtype),
+    return MixerWeights(
+        into=parts.in_proj.weight.to(dtype),
         conv=torch.stack([conv.weight[:, 0] for conv in convs]).float(),
         conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
         x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
@@ -89,19 +138,11 @@ def fused_mixer(
         A=-F.pad(torch.stack(rates), (0, padded_states(rates[0].shape[-1]) - rates[0].shape[-1])),
         skip=torch.stack([direction.D for direction in directions]).float(),
         dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
-        out=out_proj.weight.to(dtype),
+        out=parts.out_proj.weight.to(dtype),
     )
-    lengths = None if length_B is None else length_B.to(tokens_BLD.device, torch.int32)
-    tokens_BLD = tokens_BLD.to(dtype).contiguous()
-    # Its own dtypes are the right ones: autocast would change what is float32 in here.
-    with torch.autocast(tokens_BLD.device.type, enabled=False):
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (tokens_BLD, *weights)):
-            mixed: Tensor = _Mixed.apply(tokens_BLD, lengths, bits_of(reversed_X), *weights)
-            return mixed
-        return _mix(tokens_BLD, lengths, bits_of(reversed_X), weights, keeps_states=False)[0]
 
 
-class _Weights(NamedTuple):
+class MixerWeights(NamedTuple):
     """Of all directions, in the dtypes that they are used in; A with zeros up to a size that the
     scan has, which add states that stay 0."""
 
@@ -133,14 +174,14 @@ class _Scanned(NamedTuple):
 
 
 class _Mixed(torch.autograd.Function):
-    """`_mix` and its gradient."""
+    """`mix` and its gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, tokens_BLD: Tensor, lengths: Tensor | None, directions: int, *weights: Tensor
     ) -> Tensor:
-        out_BLD, sum_BLE, states = _mix(
-            tokens_BLD, lengths, directions, _Weights(*weights), keeps_states=True
+        out_BLD, sum_BLE, states = mix(
+            tokens_BLD, lengths, directions, MixerWeights(*weights), keeps_states=True
         )
         ctx.save_for_backward(tokens_BLD, lengths, sum_BLE, states, *weights)
         ctx.directions = directions
@@ -150,18 +191,18 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx: Any, dout_BLD: Tensor) -> tuple[Tensor | None, ...]:
         tokens_BLD, lengths, sum_BLE, states, *weights = ctx.saved_tensors
         with torch.autocast(tokens_BLD.device.type, enabled=False):
-            dtokens_BLD, gradients = _gradients(
+            dtokens_BLD, gradients, _ = mixer_gradients(
                 dout_BLD.to(tokens_BLD.dtype).contiguous(), tokens_BLD, lengths, sum_BLE, states,
-                ctx.directions, _Weights(*weights),
+                ctx.directions, MixerWeights(*weights),
             )  # fmt: skip
         return (dtokens_BLD, None, None, *gradients)
 
 
-def _mix(
+def mix(
     tokens_BLD: Tensor,
     lengths: Tensor | None,
     directions: int,
-    weights: _Weights,
+    weights: MixerWeights,
     *,
     keeps_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +218,7 @@ def _mix(
 
 
 def _scan_inputs(
-    u_BLE: Tensor, lengths: Tensor | None, directions: int, weights: _Weights
+    u_BLE: Tensor, lengths: Tensor | None, directions: int, weights: MixerWeights
 ) -> _Scanned:
     conv_SBLE = conv_forward(u_BLE, weights.conv, weights.conv_bias, lengths, directions)
     projected_SMP = torch.bmm(conv_SBLE.flatten(1, 2), weights.x.transpose(1, 2))
@@ -195,21 +236,21 @@ def _scan_inputs(
     )
 
 
-def _gradients(
+def mixer_gradients(
     dout_BLD: Tensor,
     tokens_BLD: Tensor,
     lengths: Tensor | None,
     sum_BLE: Tensor,
     states: Tensor,
     directions: int,
-    weights: _Weights,
-) -> tuple[Tensor, _Weights]:
-    """Of the tokens and of each weight."""
+    weights: MixerWeights,
+) -> tuple[Tensor, MixerWeights, Tensor]:
+    """Of the tokens and of each weight; and (B, L, E) what the gate let through, made again."""
     u_BLE, gate_BLE = F.linear(tokens_BLD, weights.into).chunk(2, dim=-1)
     dgated_BLE = torch.matmul(dout_BLD, weights.out)
     dy_BLE, dgate_BLE, gated_BLE = gate_backward(dgated_BLE, sum_BLE, gate_BLE)
     dout_weight = _outer(dout_BLD, gated_BLE)
-    del dgated_BLE, gated_BLE
+    del dgated_BLE
     scanned = _scan_inputs(u_BLE, lengths, directions, weights)
     u, delta, B, C = scanned.by_direction(len(weights.A))
     du, ddelta, dA_XBEN, dskip_dbias_2XBE, dBC = scan_backward(
@@ -229,17 +270,18 @@ def _gradients(
     )  # fmt: skip
     width = u_BLE.shape[-1]
     dtokens_MD = torch.mm(du_BLE.flatten(0, 1), weights.into[:width])
-    dtokens_MD = torch.addmm(dtokens_MD, dgate_BLE.flatten(0, 1), weights.into[width:])
+    dtokens_MD.addmm_(dgate_BLE.flatten(0, 1), weights.into[width:])  # in place: no copy
     dinto = torch.cat([_outer(du_BLE, tokens_BLD), _outer(dgate_BLE, tokens_BLD)])
     dskip, ddt_bias = dskip_dbias_2XBE.sum(2)
-    return dtokens_MD.view_as(tokens_BLD), _Weights(
+    gradients = MixerWeights(
         dinto, dconv_weight, dconv_bias, dx_weight, ddt_weight, dA_XBEN.sum(1), dskip, ddt_bias,
         dout_weight,
     )  # fmt: skip
+    return dtokens_MD.view_as(tokens_BLD), gradients, gated_BLE
 
 
 def _projection_gradients(
-    du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: _Weights
+    du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: MixerWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of what the convolutions gave, (S, M, E), and of the projections behind them."""
     ddelta_SME = ddelta.flatten(1, 2)
@@ -248,7 +290,7 @@ def _projection_gradients(
     num_states = (weights.x.shape[1] - weights.dt.shape[-1]) // 2
     halves = dBC.flatten(1, 2).to(du.dtype).chunk(2, dim=-1)
     dprojected_SMP = torch.cat([dlow_SMR, *(half[..., :num_states] for half in halves)], dim=-1)
-    dconv_SME = torch.baddbmm(du.flatten(1, 2), dprojected_SMP, weights.x)
+    dconv_SME = du.flatten(1, 2).baddbmm_(dprojected_SMP, weights.x)  # du is not read again
     dx_weight = torch.bmm(dprojected_SMP.transpose(1, 2), scanned.conv_SBLE.flatten(1, 2))
     return dconv_SME, dx_weight, ddt_weight
 

@@ -21,16 +21,13 @@ from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_k
 
 _HERE = Path(__file__).parent
 # As the sources have them.
-_CONV_THREADS, _RUN = 128, 64
+_CONV_THREADS, _RUN = 128, 128
 _GATE_THREADS = 256
 MAX_TAPS = 8
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int)
-        for name in ("directions", "videos", "length", "width", "runs", "reversed")
-    ]
+    _fields_ = [(name, ctypes.c_int) for name in ("videos", "length", "width", "runs")]
 
 
 @torch.library.custom_op("muse::conv_forward", mutates_args=())
@@ -54,8 +51,8 @@ def conv_forward(
     tokens, weight, bias = row_major(tokens), weight.contiguous(), bias.contiguous()
     out = tokens.new_empty((len(weight), *tokens.shape))
     if out.numel():
-        forward, _ = _conv_kernels(weight.shape[-1], (tokens, out))
-        shape, blocks = _conv_shape(tokens, weight, directions)
+        forward, _ = _conv_kernels(weight, directions, (tokens, out))
+        shape, blocks = _conv_shape(tokens)
         forward(
             tokens, weight, bias, lengths, out, shape, stride_of(tokens[None]), stride_of(out),
             blocks=blocks, threads=_CONV_THREADS,
@@ -85,8 +82,8 @@ def conv_backward(
     dtokens = tokens.new_empty(tokens.shape)
     if not dout.numel():
         return dtokens, torch.zeros_like(weight), torch.zeros_like(bias)
-    _, backward = _conv_kernels(weight.shape[-1], (tokens, dout, dtokens))
-    shape, blocks = _conv_shape(tokens, weight, directions)
+    _, backward = _conv_kernels(weight, directions, (tokens, dout, dtokens))
+    shape, blocks = _conv_shape(tokens)
     num_rows = shape.videos * shape.runs
     dweight_XREW = weight.new_empty((len(weight), num_rows, *weight.shape[1:]))
     dbias_XRE = weight.new_empty((len(weight), num_rows, weight.shape[1]))
@@ -158,13 +155,13 @@ def _empty_sums(y: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     return y.new_empty(y.shape[1:]), y.new_empty(y.shape[1:] if keeps_sum else (0,))
 
 
-def _conv_shape(tokens: Tensor, weight: Tensor, directions: int) -> tuple[_Shape, int]:
+def _conv_shape(tokens: Tensor) -> tuple[_Shape, int]:
     """And how many blocks of threads."""
     num_videos, length, width = tokens.shape
     runs = -(-length // _RUN)
     # At the worst a thread has one channel; threads without any leave at once.
     blocks = -(-num_videos * runs * width // _CONV_THREADS)
-    return _Shape(len(weight), num_videos, length, width, runs, directions), blocks
+    return _Shape(num_videos, length, width, runs), blocks
 
 
 def _flat_rows(tensor_BLE: Tensor) -> Tensor:
@@ -196,8 +193,14 @@ def _lies_in_pieces(tensors: Sequence[Tensor], size: int) -> bool:
     )
 
 
-def _conv_kernels(taps: int, tensors: Sequence[Tensor]) -> tuple[Kernel, ...]:
-    macros = (("TAPS", taps), *_macros(tensors, 2))
+def _conv_kernels(weight: Tensor, directions: int, tensors: Sequence[Tensor]) -> tuple[Kernel, ...]:
+    num, _, taps = weight.shape
+    macros = (
+        ("TAPS", taps),
+        ("DIRECTIONS", num),
+        ("REVERSED", directions & ((1 << num) - 1)),
+        *_macros(tensors, 2),
+    )
     return _compiled("short_conv.cu", ("conv_forward", "conv_backward"), macros, tensors[0].device)
 
 
