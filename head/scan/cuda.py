@@ -37,7 +37,7 @@ class _Shape(ctypes.Structure):
 
 
 class _Stride(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_longlong) for name in "xbl"]
+    _fields_ = [("x", ctypes.c_longlong), ("b", ctypes.c_longlong), ("l", ctypes.c_int)]
 
 
 def padded_states(num_states: int) -> int:
@@ -121,7 +121,7 @@ def scan_forward(
     shape = _shape_of(u, A, directions)
     y, states = _empty_outputs(u, A, keeps_states)
     if y.numel():
-        _kernel_for("scan_forward", (u, delta, B, C, y), A)(
+        _kernel_for("scan_forward", (u, delta, B, C, y), (A, D, bias))(
             u, delta, A, B, C, D, bias, lengths, y, states if keeps_states else None, shape,
             *(stride_of(tensor) for tensor in (u, delta, B, C, y)),
             **_grid(shape, A),
@@ -159,7 +159,7 @@ def scan_backward(
         return tuple(tensor.zero_() for tensor in gradients)  # type: ignore[return-value]
     num_states = A.shape[-1]
     dBC_XBLCN = u.new_empty((*u.shape[:3], shape.blocks, 2 * num_states), dtype=torch.float32)
-    _kernel_for("scan_backward", (u, delta, B, C, dy), A)(
+    _kernel_for("scan_backward", (u, delta, B, C, dy), (A, D, bias))(
         u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBEN, dBC_XBLCN,
         dD_bias_2XBE[0], dD_bias_2XBE[1], shape,
         *(stride_of(tensor) for tensor in (u, delta, B, C, dy, du, ddelta)),
@@ -248,14 +248,15 @@ def stride_of(tensor_XBLC: Tensor) -> _Stride:
     return _Stride(*tensor_XBLC.stride()[:3])
 
 
-def _kernel_for(name: str, tensors: Sequence[Tensor], A: Tensor) -> Kernel:
+def _kernel_for(name: str, tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> Kernel:
     """Compiled for their dtype, and for eight channels at a time where all lie so."""
-    u = tensors[0]
-    is_aligned = u.shape[-1] % 8 == 0 and all(
-        tensor.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in tensor.stride()[:3])
-        for tensor in tensors
+    u, num_states = tensors[0], constants[0].shape[-1]
+    is_aligned = (
+        u.shape[-1] % 8 == 0
+        and all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *constants))
+        and all(stride % 8 == 0 for tensor in tensors for stride in tensor.stride()[:3])
     )
-    return _kernel(name, A.shape[-1], DTYPES[u.dtype], is_aligned, u.device)
+    return _kernel(name, num_states, DTYPES[u.dtype], is_aligned, u.device)
 
 
 @cache

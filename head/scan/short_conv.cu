@@ -54,8 +54,8 @@ struct Place {  // of a thread: its channels and its tokens
 
 // STEPS tokens from `first` on; zeros where there are none.
 __device__ __forceinline__ void read(
-    const Value* p, i64 stride, int first, int length, Few (&got)[STEPS]) {
-  p += first * stride;
+    const Value* p, int stride, int first, int length, Few (&got)[STEPS]) {
+  p += (i64)first * stride;
 #pragma unroll
   for (int j = 0; j < STEPS; ++j, p += stride) {
     got[j] = Few{};
@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(
 #pragma unroll
     for (int j = 0; j < STEPS; ++j) widen(coming[j], kept[WINDOW - 1 + j]);
     read(x, sx.l, t0 + STEPS, p.length, coming);
-    Value* to = out + (t0 - REACH) * so.l;
+    Value* to = out + (i64)(t0 - REACH) * so.l;
 #pragma unroll
     for (int j = 0; j < STEPS; ++j, to += so.l) {
       const int middle = t0 + j - REACH;
@@ -171,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(
       for (int d = 0; d < DIRECTIONS; ++d) widen(above[d][j], g[d][WINDOW - 1 + j]);
     }
     read_next(t0 + STEPS);
-    Value* to = dx + (t0 - 2 * REACH) * sdx.l;
+    Value* to = dx + (i64)(t0 - 2 * REACH) * sdx.l;
 #pragma unroll
     for (int j = 0; j < STEPS; ++j, to += sdx.l) {
       const int middle = t0 + j - REACH, done = middle - REACH;

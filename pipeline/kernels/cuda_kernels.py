@@ -66,6 +66,7 @@ class Kernel:
         stream = torch.cuda.current_stream(self._device).cuda_stream
         grid = (blocks, 1, 1, threads, 1, 1)
         with torch.cuda.device(self._device):
+            _enter(self._device)
             _checked(
                 driver.cuLaunchKernel(
                     self._function, *grid, 0, stream, ctypes.addressof(addresses), 0
@@ -91,10 +92,27 @@ def compile_kernels(
     )
     text = b"".join(source.read_bytes() for source in sources)
     with torch.cuda.device(device):
-        torch.cuda.current_stream()  # makes the context that modules are loaded into
+        _enter(device)
         module = _module(sources[-1].stem, text, options)
         functions = [_checked(driver.cuModuleGetFunction(module, n.encode()))[0] for n in names]
     return tuple(Kernel(function, module, device) for function in functions)
+
+
+def _enter(device: torch.device) -> None:
+    """Gives this thread torch's context: one that has not used CUDA yet has none."""
+    from cuda.bindings import driver
+
+    _checked(driver.cuCtxSetCurrent(_context(device)))
+
+
+@cache
+def _context(device: torch.device) -> Any:
+    from cuda.bindings import driver
+
+    torch.cuda.synchronize(device)  # it is made
+    index = torch.cuda.current_device() if device.index is None else device.index
+    (ordinal,) = _checked(driver.cuDeviceGet(index))
+    return _checked(driver.cuDevicePrimaryCtxRetain(ordinal))[0]
 
 
 def _module(name: str, text: bytes, options: tuple[str, ...]) -> Any:

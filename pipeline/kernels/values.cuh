@@ -40,4 +40,4 @@ __device__ __forceinline__ float exp2_fast(float v) {
 __device__ __forceinline__ float sigmoid(float v) {
   return __fdividef(1.f, 1.f + exp2_fast(-v * LOG2E));
 }
-struct Stride { i64 x, b, l; };  // of an array (X, B, L, ...), elements; its last axis is contiguous
+struct Stride { i64 x, b; int l; };  // of an array (X, B, L, ...), elements; its last axis is dense
