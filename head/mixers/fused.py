@@ -128,14 +128,15 @@ def weights_of(parts: MixerParts, dtype: torch.dtype) -> "MixerWeights":
     assert convs[0].weight.shape[-1] <= MAX_TAPS
     x_projs = _different([direction.x_proj for direction in directions])
     dt_projs = _different([direction.dt_proj for direction in directions])
-    rates = [direction.A_log.float().exp() for direction in directions]
+    rates = -torch.stack([direction.A_log for direction in directions]).float().exp()
+    missing = padded_states(rates.shape[-1]) - rates.shape[-1]
     return MixerWeights(
         into=parts.in_proj.weight.to(dtype),
-        conv=torch.stack([conv.weight[:, 0] for conv in convs]).float(),
+        conv=torch.stack([conv.weight.flatten(1) for conv in convs]).float(),
         conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
         x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
         dt=torch.stack([projection.weight for projection in dt_projs]).to(dtype),
-        A=-F.pad(torch.stack(rates), (0, padded_states(rates[0].shape[-1]) - rates[0].shape[-1])),
+        A=F.pad(rates, (0, missing)) if missing else rates,
         skip=torch.stack([direction.D for direction in directions]).float(),
         dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
         out=parts.out_proj.weight.to(dtype),
@@ -190,12 +191,15 @@ class _Mixed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout_BLD: Tensor) -> tuple[Tensor | None, ...]:
         tokens_BLD, lengths, sum_BLE, states, *weights = ctx.saved_tensors
+        its = MixerWeights(*weights)
         with torch.autocast(tokens_BLD.device.type, enabled=False):
-            dtokens_BLD, gradients, _ = mixer_gradients(
-                dout_BLD.to(tokens_BLD.dtype).contiguous(), tokens_BLD, lengths, sum_BLE, states,
-                ctx.directions, MixerWeights(*weights),
-            )  # fmt: skip
-        return (dtokens_BLD, None, None, *gradients)
+            dout_BLD = dout_BLD.to(tokens_BLD.dtype).contiguous()
+            opened = open_gate(dout_BLD, tokens_BLD, sum_BLE, its)
+            dout_weight = outer(dout_BLD, opened.through_BLE)
+            dtokens_BLD, gradients = scan_gradients(
+                opened.without_through(), tokens_BLD, lengths, states, ctx.directions, its
+            )
+        return (dtokens_BLD, None, None, *gradients._replace(out=dout_weight))
 
 
 def mix(
@@ -236,26 +240,44 @@ def _scan_inputs(
     )
 
 
-def mixer_gradients(
-    dout_BLD: Tensor,
+class OpenedGate(NamedTuple):
+    """What the gradient has come to at the gate."""
+
+    dy_BLE: Tensor
+    """Of each direction's output: all have the same."""
+    dgate_BLE: Tensor
+    through_BLE: Tensor
+    """What the gate let through, made again."""
+
+    def without_through(self) -> "OpenedGate":
+        """The same, with memory for the scan."""
+        return self._replace(through_BLE=self.through_BLE.new_empty(0))
+
+
+def open_gate(
+    dout_BLD: Tensor, tokens_BLD: Tensor, sum_BLE: Tensor, weights: MixerWeights
+) -> OpenedGate:
+    """From the gradient of the output; see `scan_gradients` for the rest of the way."""
+    gate_BLE = F.linear(tokens_BLD, weights.into[weights.out.shape[1] :])
+    return OpenedGate(*gate_backward(torch.matmul(dout_BLD, weights.out), sum_BLE, gate_BLE))
+
+
+def scan_gradients(
+    opened: OpenedGate,
     tokens_BLD: Tensor,
     lengths: Tensor | None,
-    sum_BLE: Tensor,
     states: Tensor,
     directions: int,
     weights: MixerWeights,
-) -> tuple[Tensor, MixerWeights, Tensor]:
-    """Of the tokens and of each weight; and (B, L, E) what the gate let through, made again."""
-    u_BLE, gate_BLE = F.linear(tokens_BLD, weights.into).chunk(2, dim=-1)
-    dgated_BLE = torch.matmul(dout_BLD, weights.out)
-    dy_BLE, dgate_BLE, gated_BLE = gate_backward(dgated_BLE, sum_BLE, gate_BLE)
-    dout_weight = _outer(dout_BLD, gated_BLE)
-    del dgated_BLE
+) -> tuple[Tensor, MixerWeights]:
+    """Of the tokens and of each weight but the last, whose place is empty."""
+    width = weights.out.shape[1]
+    u_BLE = F.linear(tokens_BLD, weights.into[:width])
     scanned = _scan_inputs(u_BLE, lengths, directions, weights)
     u, delta, B, C = scanned.by_direction(len(weights.A))
     du, ddelta, dA_XBEN, dskip_dbias_2XBE, dBC = scan_backward(
-        dy_BLE.expand_as(u), states, u, delta, weights.A, B, C, weights.skip, weights.dt_bias,
-        lengths, directions,
+        opened.dy_BLE.expand_as(u), states, u, delta, weights.A, B, C, weights.skip,
+        weights.dt_bias, lengths, directions,
     )  # fmt: skip
     num_convs = len(weights.conv)
     # A convolution that all directions share takes the sum of their gradients.
@@ -263,41 +285,45 @@ def mixer_gradients(
         tensor if len(tensor) == num_convs else tensor.sum(0, keepdim=True)
         for tensor in (du, ddelta, dBC)
     )
-    dconv_SME, dx_weight, ddt_weight = _projection_gradients(du, ddelta, dBC, scanned, weights)
+    dconv_SBLE, dx_weight, ddt_weight = _projection_gradients(du, ddelta, dBC, scanned, weights)
     du_BLE, dconv_weight, dconv_bias = conv_backward(
-        dconv_SME.view_as(scanned.conv_SBLE), u_BLE, weights.conv, weights.conv_bias, lengths,
-        directions,
-    )  # fmt: skip
-    width = u_BLE.shape[-1]
+        dconv_SBLE, u_BLE, weights.conv, weights.conv_bias, lengths, directions
+    )
     dtokens_MD = torch.mm(du_BLE.flatten(0, 1), weights.into[:width])
-    dtokens_MD.addmm_(dgate_BLE.flatten(0, 1), weights.into[width:])  # in place: no copy
-    dinto = torch.cat([_outer(du_BLE, tokens_BLD), _outer(dgate_BLE, tokens_BLD)])
+    dtokens_MD.addmm_(opened.dgate_BLE.flatten(0, 1), weights.into[width:])  # in place: no copy
+    dinto = torch.cat([outer(du_BLE, tokens_BLD), outer(opened.dgate_BLE, tokens_BLD)])
     dskip, ddt_bias = dskip_dbias_2XBE.sum(2)
-    gradients = MixerWeights(
+    return dtokens_MD.view_as(tokens_BLD), MixerWeights(
         dinto, dconv_weight, dconv_bias, dx_weight, ddt_weight, dA_XBEN.sum(1), dskip, ddt_bias,
-        dout_weight,
+        weights.out.new_empty(0),
     )  # fmt: skip
-    return dtokens_MD.view_as(tokens_BLD), gradients, gated_BLE
 
 
 def _projection_gradients(
     du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: MixerWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what the convolutions gave, (S, M, E), and of the projections behind them."""
+    """Of what the convolutions gave, (S, B, L, E), and of the projections behind them."""
     ddelta_SME = ddelta.flatten(1, 2)
-    ddt_weight = torch.bmm(ddelta_SME.transpose(1, 2), scanned.low_SMR)
+    low_SBLR = scanned.low_SMR.view(*ddelta.shape[:3], -1)
+    ddt_weight = _outer_by_video(ddelta, low_SBLR)
     dlow_SMR = torch.bmm(ddelta_SME, weights.dt)
     num_states = (weights.x.shape[1] - weights.dt.shape[-1]) // 2
     halves = dBC.flatten(1, 2).to(du.dtype).chunk(2, dim=-1)
     dprojected_SMP = torch.cat([dlow_SMR, *(half[..., :num_states] for half in halves)], dim=-1)
-    dconv_SME = du.flatten(1, 2).baddbmm_(dprojected_SMP, weights.x)  # du is not read again
-    dx_weight = torch.bmm(dprojected_SMP.transpose(1, 2), scanned.conv_SBLE.flatten(1, 2))
-    return dconv_SME, dx_weight, ddt_weight
+    du.flatten(1, 2).baddbmm_(dprojected_SMP, weights.x)  # du is not read again
+    dx_weight = _outer_by_video(dprojected_SMP.view(*du.shape[:3], -1), scanned.conv_SBLE)
+    return du, dx_weight, ddt_weight
 
 
-def _outer(rows_BLC: Tensor, others_BLK: Tensor) -> Tensor:
+def outer(rows_BLC: Tensor, others_BLK: Tensor) -> Tensor:
     """(C, K): a product's gradient by its weight."""
     return torch.mm(rows_BLC.flatten(0, 1).t(), others_BLK.flatten(0, 1))
+
+
+def _outer_by_video(rows_SBLC: Tensor, others_SBLK: Tensor) -> Tensor:
+    """(S, C, K): the same of small weights, whose few tiles would leave most of a GPU idle."""
+    per_video = torch.matmul(rows_SBLC.transpose(2, 3), others_SBLK)
+    return per_video.sum(1, dtype=torch.float32).to(rows_SBLC.dtype)
 
 
 def _with_zeros(values_SMN: Tensor, num_states: int) -> Tensor:

@@ -8,7 +8,8 @@ was gated are made again (ADR 0043). What it computes is what `muse.head.residua
 
 # Legend: B videos, L tokens, D width, E inner width.
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,52 +18,78 @@ from torch import Tensor, nn
 from muse.head.mixers.fused import (
     MixerParts,
     MixerWeights,
+    OpenedGate,
     as_lengths,
     mix,
-    mixer_gradients,
     needs_gradient,
-    product_dtype,
+    open_gate,
+    outer,
+    scan_gradients,
     weights_of,
 )
 from muse.head.scan.cuda import bits_of
 from muse.pipeline.kernels.row_norm import narrow_and_sum, norm_backward, norm_forward
 
 
+class _Around(NamedTuple):
+    """What stands around a mixer."""
+
+    norm: Tensor  # (D,) float32
+    norm_bias: Tensor  # (D,) float32
+    gate: Tensor  # (D, D) in the dtype of products
+    gate_bias: Tensor  # (D,) float32
+
+
+class BlockWeights(NamedTuple):
+    """Of a block, in the dtypes that they are used in, for any number of calls."""
+
+    around: _Around
+    mixer: MixerWeights
+    directions: int
+    """Of `muse.head.scan.cuda.bits_of`."""
+    eps: float
+    """Of the norm."""
+
+
+def block_weights(
+    parts: MixerParts, norm: nn.LayerNorm, gate: nn.Linear, dtype: torch.dtype
+) -> BlockWeights:
+    """The weights of a block.
+
+    Args:
+        parts: Of its mixer.
+        norm: Before the mixer.
+        gate: Behind it.
+        dtype: Of matrix products.
+    """
+    return BlockWeights(
+        around=_Around(
+            norm.weight.float(), norm.bias.float(), gate.weight.to(dtype), gate.bias.float()
+        ),
+        mixer=weights_of(parts, dtype),
+        directions=bits_of(parts.reversed_X),
+        eps=norm.eps,
+    )
+
+
 def fused_block(
-    tokens_BLD: Tensor,
-    parts: MixerParts,
-    norm: nn.LayerNorm,
-    gate: nn.Linear,
-    *,
-    dropout: float,
-    length_B: Tensor | None = None,
+    tokens_BLD: Tensor, weights: BlockWeights, *, dropout: float, length_B: Tensor | None = None
 ) -> Tensor:
     """x + W_g Drop(Mixer(LN(x))) + b_g, (B, L, D) in the dtype of x.
 
     Args:
         tokens_BLD: (B, L, D), on a CUDA device.
-        parts: Of the mixer.
-        norm: Before it.
-        gate: Behind it.
+        weights: Of `block_weights`.
         dropout: Rate, of single elements; 0 outside of training.
         length_B: (B,) tokens of each sequence; None where all have L.
     """
-    dtype = product_dtype(tokens_BLD)
-    weights = weights_of(parts, dtype)
-    around = (norm.weight.float(), norm.bias.float(), gate.weight.to(dtype), gate.bias.float())
-    lengths, directions = as_lengths(length_B, tokens_BLD), bits_of(parts.reversed_X)
-    settings = (directions, norm.eps, dropout)
+    lengths, tensors = as_lengths(length_B, tokens_BLD), (*weights.around, *weights.mixer)
     with torch.autocast(tokens_BLD.device.type, enabled=False):
-        if needs_gradient(tokens_BLD, *around, *weights):
-            out_BLD: Tensor = _Block.apply(tokens_BLD, lengths, settings, *around, *weights)
+        if needs_gradient(tokens_BLD, *tensors):
+            settings = (dropout, weights.directions, weights.eps)
+            out_BLD: Tensor = _Block.apply(tokens_BLD, lengths, settings, *tensors)
             return out_BLD
-        return _through(tokens_BLD, lengths, settings, around, weights, keeps_states=False)[0]
-
-
-Settings = tuple[int, float, float]
-"""Directions as bits, the norm's eps, the rate of dropout."""
-Around = tuple[Tensor, ...]
-"""Weight and bias of the norm and of the gate, the gate's weight in the dtype of products."""
+        return _through(tokens_BLD, lengths, dropout, weights, keeps_states=False)[0]
 
 
 class _Block(torch.autograd.Function):
@@ -70,62 +97,89 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tokens_BLD: Tensor, lengths: Tensor | None, settings: Settings, *weights: Tensor
+        ctx: Any,
+        tokens_BLD: Tensor,
+        lengths: Tensor | None,
+        settings: tuple[float, int, float],
+        *tensors: Tensor,
     ) -> Tensor:
-        around, its = weights[:4], MixerWeights(*weights[4:])
         out_BLD, sum_BLE, states, mask_BLD = _through(
-            tokens_BLD, lengths, settings, around, its, keeps_states=True
+            tokens_BLD, lengths, settings[0], _as_weights(tensors, settings), keeps_states=True
         )
-        ctx.save_for_backward(tokens_BLD, lengths, sum_BLE, states, mask_BLD, *weights)
+        ctx.save_for_backward(tokens_BLD, lengths, sum_BLE, states, mask_BLD, *tensors)
         ctx.settings = settings
         return out_BLD
 
     @staticmethod
     def backward(ctx: Any, dout_BLD: Tensor) -> tuple[Tensor | None, ...]:
-        tokens_BLD, lengths, sum_BLE, states, mask_BLD, *weights = ctx.saved_tensors
-        (directions, eps, dropout), its = ctx.settings, MixerWeights(*weights[4:])
-        norm_weight, norm_bias, gate_weight, _ = weights[:4]
+        tokens_BLD, lengths, sum_BLE, states, mask_BLD, *tensors = ctx.saved_tensors
+        its = _as_weights(tensors, ctx.settings)
         with torch.autocast(tokens_BLD.device.type, enabled=False):
-            dgated_BLD, dgate_bias = narrow_and_sum(dout_BLD, gate_weight.dtype)
-            dmixed_BLD = _dropped(torch.matmul(dgated_BLD, gate_weight), mask_BLD, dropout)
-            _, normed_BLD = norm_forward(
-                tokens_BLD, None, norm_weight, norm_bias, eps, gate_weight.dtype, True
+            normed_BLD = _normed(tokens_BLD, its)
+            opened, dgate, dgate_bias, dout_weight = _gate_gradients(
+                dout_BLD, normed_BLD, sum_BLE, mask_BLD, its, ctx.settings[0]
             )
-            dnormed_BLD, gradients, through_BLE = mixer_gradients(
-                dmixed_BLD, normed_BLD, lengths, sum_BLE, states, directions, its
+            dnormed_BLD, gradients = scan_gradients(
+                opened, normed_BLD, lengths, states, its.directions, its.mixer
             )
-            kept_BLD = _dropped(F.linear(through_BLE, its.out), mask_BLD, dropout)
-            dgate_weight = torch.mm(dgated_BLD.flatten(0, 1).t(), kept_BLD.flatten(0, 1))
-            dtokens_BLD, _, dnorm_weight, dnorm_bias = norm_backward(
-                dnormed_BLD, dout_BLD, tokens_BLD, norm_weight, eps, None
+            dtokens_BLD, _, dnorm, dnorm_bias = norm_backward(
+                dnormed_BLD, dout_BLD, tokens_BLD, its.around.norm, its.eps, None
             )
-        around = (dnorm_weight, dnorm_bias, dgate_weight, dgate_bias)
-        return (dtokens_BLD, None, None, *around, *gradients)
+        of_around = (dnorm, dnorm_bias, dgate, dgate_bias)
+        return (dtokens_BLD, None, None, *of_around, *gradients._replace(out=dout_weight))
+
+
+def _as_weights(tensors: Sequence[Tensor], settings: tuple[float, int, float]) -> BlockWeights:
+    _, directions, eps = settings
+    num = len(_Around._fields)
+    return BlockWeights(_Around(*tensors[:num]), MixerWeights(*tensors[num:]), directions, eps)
 
 
 def _through(
     tokens_BLD: Tensor,
     lengths: Tensor | None,
-    settings: Settings,
-    around: Around,
-    weights: MixerWeights,
+    dropout: float,
+    weights: BlockWeights,
     *,
     keeps_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The output; for the gradient the sum of the directions, states, and what dropout left."""
-    (directions, eps, dropout), (norm_weight, norm_bias, gate_weight, gate_bias) = settings, around
-    dtype = gate_weight.dtype
-    _, normed_BLD = norm_forward(tokens_BLD, None, norm_weight, norm_bias, eps, dtype, True)
     mixed_BLD, sum_BLE, states = mix(
-        normed_BLD, lengths, directions, weights, keeps_states=keeps_states
-    )
+        _normed(tokens_BLD, weights), lengths, weights.directions, weights.mixer,
+        keeps_states=keeps_states,
+    )  # fmt: skip
     mask_BLD = None
     if dropout:
         mixed_BLD, mask_BLD = torch.native_dropout(mixed_BLD, dropout, True)
-    gated_BLD = F.linear(mixed_BLD, gate_weight, gate_bias.to(dtype))
+    around = weights.around
+    gated_BLD = F.linear(mixed_BLD, around.gate, around.gate_bias.to(mixed_BLD.dtype))
     # The sum alone: the next block norms it.
-    out_BLD, _ = norm_forward(tokens_BLD, gated_BLD, norm_weight, norm_bias, eps, dtype, False)
+    out_BLD, _ = norm_forward(
+        tokens_BLD, gated_BLD, around.norm, around.norm_bias, weights.eps, gated_BLD.dtype, False
+    )
     return out_BLD, sum_BLE, states, mask_BLD
+
+
+def _gate_gradients(
+    dout_BLD: Tensor,
+    normed_BLD: Tensor,
+    sum_BLE: Tensor,
+    mask_BLD: Tensor | None,
+    weights: BlockWeights,
+    dropout: float,
+) -> tuple[OpenedGate, Tensor, Tensor, Tensor]:
+    """At the mixer's gate; of the block's gate and its bias; of the mixer's last product."""
+    dgated_BLD, dgate_bias = narrow_and_sum(dout_BLD, weights.around.gate.dtype)
+    dmixed_BLD = _dropped(torch.matmul(dgated_BLD, weights.around.gate), mask_BLD, dropout)
+    opened = open_gate(dmixed_BLD, normed_BLD, sum_BLE, weights.mixer)
+    mixed_BLD = _dropped(F.linear(opened.through_BLE, weights.mixer.out), mask_BLD, dropout)
+    dgate, dout_weight = outer(dgated_BLD, mixed_BLD), outer(dmixed_BLD, opened.through_BLE)
+    return opened.without_through(), dgate, dgate_bias, dout_weight
+
+
+def _normed(tokens_BLD: Tensor, weights: BlockWeights) -> Tensor:
+    norm, norm_bias, gate, _ = weights.around
+    return norm_forward(tokens_BLD, None, norm, norm_bias, weights.eps, gate.dtype, True)[1]
 
 
 def _dropped(values_BLD: Tensor, mask_BLD: Tensor | None, dropout: float) -> Tensor:

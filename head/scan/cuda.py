@@ -20,6 +20,7 @@ from torch import Tensor
 from muse.errors import UsageError
 from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
 from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
+from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
 # As the source decides them by the state size: channels and threads of a block, tokens of a tile.
@@ -97,14 +98,14 @@ def selective_scan(
     directions = bits_of(reversed_X)
     lengths = None if length_B is None else length_B.to(u_XBLE.device, torch.int32)
     y_XBLE: Tensor
-    y_XBLE, _ = scan_forward(
+    y_XBLE, _ = scan_forward.registered(
         u_XBLE, delta_XBLE, A_XEN, B_XBLN, C_XBLN, D_XE, delta_bias_XE, lengths, directions,
         needs_gradient,
     )  # fmt: skip
     return y_XBLE
 
 
-@torch.library.custom_op("muse::selective_scan", mutates_args=())
+@operator("muse::selective_scan")
 def scan_forward(
     u: Tensor,
     delta: Tensor,
@@ -137,7 +138,7 @@ def _(
     return _empty_outputs(u, A, keeps_states)
 
 
-@torch.library.custom_op("muse::selective_scan_backward", mutates_args=())
+@operator("muse::selective_scan_backward")
 def scan_backward(
     dy: Tensor,
     states: Tensor,
@@ -196,7 +197,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     states, *tensors = ctx.saved_tensors
     _, _, A, B, C, _, _, _ = tensors
-    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = scan_backward(
+    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = scan_backward.registered(
         row_major(dy), states, *tensors, ctx.directions
     )
     dB, dC = dBC_XBLN.split(A.shape[-1], dim=-1)
@@ -206,7 +207,7 @@ def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]
     )  # fmt: skip
 
 
-scan_forward.register_autograd(_differentiate, setup_context=_save)
+scan_forward.registered.register_autograd(_differentiate, setup_context=_save)
 
 
 def _shape_of(u: Tensor, A: Tensor, directions: int) -> _Shape:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from muse.head.scan.cuda import row_major, stride_of
 from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
 # As the sources have them.
@@ -30,7 +31,7 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("videos", "length", "width", "runs")]
 
 
-@torch.library.custom_op("muse::conv_forward", mutates_args=())
+@operator("muse::conv_forward")
 def conv_forward(
     tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, directions: int
 ) -> Tensor:
@@ -67,7 +68,7 @@ def _(
     return tokens.new_empty((len(weight), *tokens.shape))
 
 
-@torch.library.custom_op("muse::conv_backward", mutates_args=())
+@operator("muse::conv_backward")
 def conv_backward(
     dout: Tensor,
     tokens: Tensor,
@@ -103,7 +104,7 @@ def _(
     return tokens.new_empty(tokens.shape), torch.empty_like(weight), torch.empty_like(bias)
 
 
-@torch.library.custom_op("muse::gate_forward", mutates_args=())
+@operator("muse::gate_forward")
 def gate_forward(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     """The sum of the directions times SiLU of the gate, and the sum where a gradient needs it.
 
@@ -128,7 +129,7 @@ def _(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     return _empty_sums(y, keeps_sum)
 
 
-@torch.library.custom_op("muse::gate_backward", mutates_args=())
+@operator("muse::gate_backward")
 def gate_backward(dout: Tensor, total: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one direction, as all have the same, and of the gate; and `gate_forward` again.
 

@@ -24,6 +24,7 @@ from muse.pipeline.kernels.cuda_kernels import (
     compile_kernels,
     why_unavailable,
 )
+from muse.pipeline.kernels.operator import operator
 
 _SOURCE = Path(__file__).parent / "row_norm.cu"
 # As the source has them.
@@ -115,7 +116,7 @@ class _AddNorm(torch.autograd.Function):
         )  # fmt: skip
 
 
-@torch.library.custom_op("muse::norm_forward", mutates_args=())
+@operator("muse::norm_forward")
 def norm_forward(
     x: Tensor,
     added: Tensor | None,
@@ -158,7 +159,7 @@ def _(
     return _empty_like(x, added, out_dtype, norms)
 
 
-@torch.library.custom_op("muse::norm_backward", mutates_args=())
+@operator("muse::norm_backward")
 def norm_backward(
     dnormed: Tensor,
     dtotal: Tensor | None,
@@ -204,7 +205,7 @@ def _(
     return torch.empty_like(total), twice, torch.empty_like(weight), torch.empty_like(weight)
 
 
-@torch.library.custom_op("muse::narrow_and_sum", mutates_args=())
+@operator("muse::narrow_and_sum")
 def narrow_and_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows in another dtype, and (W,) the float32 sum of all rows."""
     x = x.contiguous()

@@ -173,16 +173,16 @@ def test_two_runs_give_the_same_bits() -> None:
 
 def test_operators_say_what_they_do() -> None:
     tensors = [t.requires_grad_() for t in inputs_of((2, 2, 40, 64), 16, torch.float32)]
-    torch.library.opcheck(cuda_scan.scan_forward, (*tensors, None, 2, True))
+    torch.library.opcheck(cuda_scan.scan_forward.registered, (*tensors, None, 2, True))
     with torch.no_grad():
         y, states = cuda_scan.scan_forward(*tensors, None, 2, True)
-        torch.library.opcheck(cuda_scan.scan_backward, (y, states, *tensors, None, 2))
+        torch.library.opcheck(cuda_scan.scan_backward.registered, (y, states, *tensors, None, 2))
     tokens = torch.randn(2, 40, 64, device="cuda")
     conv = (tokens, torch.randn(2, 64, 4, device="cuda"), torch.randn(2, 64, device="cuda"))
-    torch.library.opcheck(cuda_block.conv_forward, (*conv, None, 2))
-    torch.library.opcheck(cuda_block.conv_backward, (y.detach(), *conv, None, 2))
-    torch.library.opcheck(cuda_block.gate_forward, (y.detach(), tokens, True))
-    torch.library.opcheck(cuda_block.gate_backward, (tokens, tokens, tokens))
+    torch.library.opcheck(cuda_block.conv_forward.registered, (*conv, None, 2))
+    torch.library.opcheck(cuda_block.conv_backward.registered, (y.detach(), *conv, None, 2))
+    torch.library.opcheck(cuda_block.gate_forward.registered, (y.detach(), tokens, True))
+    torch.library.opcheck(cuda_block.gate_backward.registered, (tokens, tokens, tokens))
 
 
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])

@@ -96,8 +96,10 @@ def test_operators_say_what_they_do() -> None:
     x, added, weight, bias = drawn(9, 64, "cuda")
     for other in (None, added.bfloat16()):
         torch.library.opcheck(
-            row_norm.norm_forward, (x, other, weight, bias, EPS, torch.bfloat16, True)
+            row_norm.norm_forward.registered, (x, other, weight, bias, EPS, torch.bfloat16, True)
         )
     for also in (None, torch.bfloat16):
-        torch.library.opcheck(row_norm.norm_backward, (added, None, x, weight, EPS, also))
-    torch.library.opcheck(row_norm.narrow_and_sum, (x, torch.bfloat16))
+        torch.library.opcheck(
+            row_norm.norm_backward.registered, (added, None, x, weight, EPS, also)
+        )
+    torch.library.opcheck(row_norm.narrow_and_sum.registered, (x, torch.bfloat16))
