@@ -11,7 +11,7 @@ the pass of, `muse.pipeline.encoders.known_vit` says. Knows nothing of videos.
 # input, G patches a side, p side of a patch, P = G * G patches, C token ids of a text, D width of
 # the joint space.
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ def _patches(pixels_N3SS: Tensor, side: int) -> Tensor:
 
 
 def run_blocks(
-    blocks: Sequence[Any],
+    blocks: Iterable[Any],
     tokens_NKW: Tensor,
     last_norm: Any,
     *,
@@ -111,6 +111,7 @@ def run_blocks(
     Returns:
         (N, K, W) by number, in the dtype of the tokens; and (N, K, W) in that of matrix products.
     """
+    blocks = list(blocks)
     if recompute and torch.is_grad_enabled():
         return _recomputed(blocks, tokens_NKW, last_norm, causal_mask_KK, kept)
     norms = [*(block.ln_1 for block in blocks[1:]), last_norm]
