@@ -267,6 +267,20 @@ class TestOnGpu:
             assert relative_error(found[0][number].cpu(), maps[number]) < limit
         assert relative_error(found[1].cpu(), last) < limit
 
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_a_store_of_open_clip_s_pass_goes_on(
+        self, precision: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from muse.pipeline.encoders import open_clip
+        from muse.pipeline.encoders.base import build_encoder
+        from muse.pipeline.golden import measure_golden, require_same_golden
+
+        own = build_encoder("openclip:muse-nano", device="cuda", precision=precision)
+        monkeypatch.setattr(open_clip, "runs_on", lambda device: False)
+        theirs = build_encoder("openclip:muse-nano", device="cuda", precision=precision)
+        goldens = [measure_golden(encoder) for encoder in (own, theirs)]
+        require_same_golden(*goldens, precision=precision, what="the store")
+
     def test_gradients_under_autocast_are_as_near_as_open_clip_s(self) -> None:
         model = new_model(**LARGE, side=224)
         pixels, ids = torch.randn(4, 3, 224, 224), ids_of()
