@@ -3,14 +3,15 @@
 Both over the same random weights, from normalised bfloat16 pixels on the GPU to the projected
 tokens of the last block, as `OpenClipEncoder` has them from either. Beside them stands what the GPU
 does with large square matrices. ``--compile`` also runs open_clip's pass under torch.compile, which
-takes a C compiler and tens of seconds a shape. ``--training`` measures forward and backward in
+takes a C compiler and tens of seconds a shape, and ``--graph`` muse's pass as a CUDA graph, which
+shows what launching its kernels one by one costs. ``--training`` measures forward and backward in
 autocast over float32 weights instead, counted as three forwards. ``--whole`` adds `encode_frames`:
 from frames in memory to float16 tokens there, by the clock on the wall.
 
 All in one process, medians, one JSON line a model and batch.
 
 Usage: python benchmarks/bench_encode.py [--models ViT-B-32-quickgelu ...] [--frames 96 384 768]
-           [--compile] [--training] [--whole]
+           [--compile] [--graph] [--training] [--whole]
 """
 
 import argparse
@@ -62,8 +63,26 @@ def towers_of(visual: Any, flags: argparse.Namespace) -> Iterator[tuple[str, Tow
 
     yield "open_clip", open_clip
     yield "muse", muse
+    if flags.graph and not flags.training:
+        yield "muse graphed", muse
     if flags.compile:
         yield "open_clip compiled", torch.compile(open_clip, dynamic=False)
+
+
+def graphed(tower: Tower, pixels: Tensor) -> Callable[[], Tensor]:
+    """A forward whose launches are recorded once; what it gives is written over by the next."""
+    with torch.no_grad():
+        tower(pixels)  # compiles and chooses kernels, which a recording can't
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            tokens = tower(pixels)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return tokens
+
+    return replay
 
 
 def step_of(tower: Tower, visual: Any, pixels: Tensor, *, trains: bool) -> Callable[[], Tensor]:
@@ -117,8 +136,11 @@ def rates_of(encoder: OpenClipEncoder, num_frames: int, flags: argparse.Namespac
     found: dict[str, Any] = {}
     wanted = None
     for name, tower in towers_of(visual, flags):
-        step = step_of(tower, visual, pixels, trains=flags.training)
         try:
+            if name == "muse graphed":
+                step = graphed(tower, pixels)
+            else:
+                step = step_of(tower, visual, pixels, trains=flags.training)
             tokens = step().float()
             taken = milliseconds_of(step, flags.repeats)
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -143,7 +165,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--frames", nargs="+", type=int, default=[96, 384, 768])
     parser.add_argument("--repeats", type=int, default=10)
-    for name in ("compile", "training", "whole"):
+    for name in ("compile", "graph", "training", "whole"):
         parser.add_argument(f"--{name}", action="store_true")
     flags = parser.parse_args()
     device, torch_version = torch.cuda.get_device_name(), torch.__version__

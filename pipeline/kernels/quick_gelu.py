@@ -96,14 +96,14 @@ def _(dout: Tensor, x: Tensor) -> Tensor:
 
 def _run_forward(x: Tensor) -> Tensor:
     x = x.contiguous()
-    out = x.new_empty(x.shape)
+    out = torch.empty_like(x)
     _run(0, x, out)
     return out
 
 
 def _run_backward(dout: Tensor, x: Tensor) -> Tensor:
     dout, x = dout.contiguous(), x.contiguous()
-    dx = x.new_empty(x.shape)
+    dx = torch.empty_like(x)
     _run(1, dout, x, dx)
     return dx
 
