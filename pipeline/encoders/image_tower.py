@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from muse.pipeline.encoders.exact_resize import input_levels
+from muse.pipeline.encoders.known_vit import why_unknown_image
+from muse.pipeline.encoders.vit_forward import embed_patches, run_blocks, runs_on
 from muse.pipeline.header import Preprocessing
 
 
@@ -32,6 +34,7 @@ class ImageTop(nn.Module):
         self.ln_post: nn.Module = visual.ln_post
         self.proj: nn.Parameter = visual.proj
         self._is_batch_first = bool(visual.transformer.batch_first)
+        self._is_known = why_unknown_image(visual) is None
         self.recompute = False
         """Whether each block's activations are made again for the gradient rather than kept."""
 
@@ -43,6 +46,9 @@ class ImageTop(nn.Module):
             video_N: Not read: what a block gave is as it is.
         """
         map_NKW = map_NKW.to(self.proj.dtype)
+        if self.has_own_pass(map_NKW.device):
+            _, normed_NKW = run_blocks(self.blocks, map_NKW, self.ln_post, recompute=self.recompute)
+            return normed_NKW @ self.proj
         tokens = map_NKW if self._is_batch_first else map_NKW.transpose(0, 1)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
@@ -52,6 +58,10 @@ class ImageTop(nn.Module):
         tokens_NKW = tokens if self._is_batch_first else tokens.transpose(0, 1)
         projected: Tensor = self.ln_post(tokens_NKW) @ self.proj
         return projected
+
+    def has_own_pass(self, device: torch.device) -> bool:
+        """Whether muse's forward pass computes the tower there, or open_clip's modules do."""
+        return self._is_known and runs_on(device)
 
 
 class ImageTower(nn.Module):
@@ -98,11 +108,18 @@ class ImageTower(nn.Module):
             video_N: (N,) int64, ascending: which video a frame is of; its frames are cut alike.
         """
         pixels = self.input_of(frames_NSSC, video_N).to(self.top.proj.dtype)
-        patches_NPW = self.conv1(pixels).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.top(self._embedded(pixels))
+        return tokens
+
+    def _embedded(self, pixels_N3SS: Tensor) -> Tensor:
+        """(N, K, W) input of the first block."""
+        if self.top.has_own_pass(pixels_N3SS.device):
+            return embed_patches(self, pixels_N3SS)
+        patches_NPW = self.conv1(pixels_N3SS).flatten(2).transpose(1, 2)
         class_N1W = self.class_embedding.to(patches_NPW.dtype).expand(len(patches_NPW), 1, -1)
         embedded_NKW = torch.cat([class_N1W, patches_NPW], dim=1) + self.positional_embedding
-        tokens: Tensor = self.top(self.ln_pre(embedded_NKW))
-        return tokens
+        normed_NKW: Tensor = self.ln_pre(embedded_NKW)
+        return normed_NKW
 
     @torch.no_grad()
     def input_of(self, frames_NSSC: Tensor, video_N: Tensor) -> Tensor:

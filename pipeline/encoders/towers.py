@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from muse.errors import EncoderError
 from muse.pipeline.encoders.image_tower import ImageTop, ImageTower
+from muse.pipeline.encoders.known_vit import why_unknown_text
 from muse.pipeline.encoders.open_clip import OpenClipEncoder
+from muse.pipeline.encoders.vit_forward import embed_texts, runs_on
 from muse.pipeline.header import EncoderInfo, require_same_encoder
 
 _OPENCLIP = "openclip:"
@@ -37,9 +39,12 @@ class TextTower(nn.Module):
             setattr(model, name, None)
         self.model = model
         self.tokenise = tokenise
+        self._is_known = why_unknown_text(model) is None
 
     def forward(self, ids_QC: Tensor) -> Tensor:
         """(Q, D) text embeddings, not normalised."""
+        if self._is_known and runs_on(ids_QC.device):
+            return embed_texts(self.model, ids_QC.long())
         embedded: Tensor = self.model.encode_text(ids_QC.long())  # type: ignore[operator]
         return embedded
 

@@ -24,6 +24,7 @@ VALUES = Path(__file__).parent / "values.cuh"
 """Stands before every source."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As `VALUES` numbers them."""
+_INSTEAD = "Use --device cpu, or for a head's scan alone --scan cpu"
 
 
 @cache
@@ -159,7 +160,7 @@ def _compiled(name: str, text: bytes, options: tuple[str, ...]) -> bytes:
             log = b" " * size
             _checked(nvrtc.nvrtcGetProgramLog(program, log))
             words = log.decode(errors="replace").strip("\0 \n")[:500]
-            raise MuseError(f"{name} can't be compiled for this GPU ({words}). Use --scan cpu.")
+            raise MuseError(f"{name} can't be compiled for this GPU ({words}). {_INSTEAD}.")
         (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
         binary: bytes = b" " * size
         _checked(nvrtc.nvrtcGetCUBIN(program, binary))
@@ -184,7 +185,7 @@ def _checked(found: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     status, *values = found
     if int(status) != 0:
-        raise MuseError(f"CUDA: {status.name}. Use --scan cpu, or see if the driver is too old.")
+        raise MuseError(f"CUDA: {status.name}. {_INSTEAD}, or see if the driver is too old.")
     return tuple(values)
 
 

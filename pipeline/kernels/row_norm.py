@@ -60,13 +60,17 @@ def add_norm(
         wide = total.float() if total.dtype.itemsize < torch.float32.itemsize else total
         normed = F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias.to(wide.dtype), eps)
         return total, normed.to(out_dtype)
-    found: tuple[Tensor, Tensor] = _AddNorm.apply(x, added, weight, bias, eps, out_dtype)
-    return found
+    tensors = (x, weight, bias) if added is None else (x, weight, bias, added)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        found: tuple[Tensor, Tensor] = _AddNorm.apply(x, added, weight, bias, eps, out_dtype)
+        return found
+    total, normed = norm_forward(x, added, weight, bias, eps, out_dtype, True)
+    return x if added is None else total, normed
 
 
 def takes(x: Tensor, weight: Tensor, out_dtype: torch.dtype, *others: Tensor) -> bool:
     """Whether the kernels take these rows."""
-    dtypes = {x.dtype, out_dtype, *(other.dtype for other in others)}
+    dtypes = {x.dtype, out_dtype, weight.dtype, *(other.dtype for other in others)}
     return (
         x.is_cuda and dtypes <= DTYPES.keys() and weight.shape[0] <= MAX_WIDTH and _is_available()
     )
@@ -91,7 +95,7 @@ class _AddNorm(torch.autograd.Function):
         eps: float,
         out_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        total, normed = norm_forward(x, added, weight.float(), bias.float(), eps, out_dtype, True)
+        total, normed = norm_forward(x, added, weight, bias, eps, out_dtype, True)
         total = x if added is None else total
         ctx.save_for_backward(total, weight)
         ctx.eps, ctx.added, ctx.out_dtype = eps, added is not None and added.dtype, out_dtype
@@ -106,7 +110,7 @@ class _AddNorm(torch.autograd.Function):
             return dtotal, dadded, None, None, None, None
         also = ctx.added if ctx.added and ctx.added != total.dtype else None
         dx, dadded, dweight, dbias = norm_backward(
-            dnormed.to(ctx.out_dtype), dtotal, total, weight.float(), ctx.eps, also
+            dnormed.to(ctx.out_dtype), dtotal, total, weight, ctx.eps, also
         )
         if ctx.added == total.dtype:
             dadded = dx
@@ -131,8 +135,8 @@ def norm_forward(
     Args:
         x: (..., W) float32, bfloat16 or float16, on a CUDA device.
         added: (..., W) of any of these, or None.
-        weight: (W,) float32.
-        bias: (W,) float32.
+        weight: (W,) of any of these.
+        bias: (W,) of the same.
         eps: Of the norm.
         out_dtype: Of the norm.
         norms: Whether the norm is asked for, or the sum alone.
@@ -141,7 +145,8 @@ def norm_forward(
     total, normed = _empty_like(x, added, out_dtype, norms)
     if x.numel():
         tensors = (x, weight, bias, *(() if added is None else (added,)))
-        forward, _, _ = _kernels(x, added.dtype if added is not None else x.dtype, normed, tensors)
+        stream = x.dtype if added is None else added.dtype
+        forward, _, _ = _kernels(x, stream, normed, weight.dtype, tensors)
         num_rows = x.numel() // x.shape[-1]
         forward(
             x, added, weight, bias, None if added is None else total, normed if norms else None,
@@ -174,7 +179,7 @@ def norm_backward(
         dnormed: (..., W) of the norm.
         dtotal: (..., W) of the stream where it goes on, or None.
         total: (..., W) what was normed.
-        weight: (W,) float32.
+        weight: (W,) float32, bfloat16 or float16; its gradient is float32.
         eps: Of the norm.
         also: A dtype in which the first gradient is given a second time; None leaves that empty.
     """
@@ -184,10 +189,10 @@ def norm_backward(
     twice = total.new_empty((0,) if also is None else total.shape, dtype=also)
     num_rows = total.numel() // total.shape[-1]
     blocks = min(_BLOCKS_OF_A_SUM, -(-num_rows // _WARPS))
-    sums = weight.new_empty((blocks, 2, total.shape[-1]))
+    sums = weight.new_empty((blocks, 2, total.shape[-1]), dtype=torch.float32)
     if num_rows:
         tensors = (dnormed, total, weight, *(() if dtotal is None else (dtotal,)))
-        _, backward, _ = _kernels(total, also or total.dtype, dnormed, tensors)
+        _, backward, _ = _kernels(total, also or total.dtype, dnormed, weight.dtype, tensors)
         backward(
             dnormed, dtotal, total, weight, dx, twice if also else None, sums,
             ctypes.c_longlong(num_rows), ctypes.c_float(eps), blocks=blocks, threads=_THREADS,
@@ -202,7 +207,8 @@ def _(
     also: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     twice = total.new_empty((0,) if also is None else total.shape, dtype=also)
-    return torch.empty_like(total), twice, torch.empty_like(weight), torch.empty_like(weight)
+    sums = [weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(2)]
+    return torch.empty_like(total), twice, sums[0], sums[1]
 
 
 @operator("muse::narrow_and_sum")
@@ -214,7 +220,7 @@ def narrow_and_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     blocks = min(_BLOCKS_OF_A_SUM, -(-num_rows // _WARPS))
     sums = x.new_empty((blocks, x.shape[-1]), dtype=torch.float32)
     if num_rows:
-        _, _, narrow = _kernels(x, x.dtype, out, (x,))
+        _, _, narrow = _kernels(x, x.dtype, out, torch.float32, (x,))
         narrow(x, out, sums, ctypes.c_longlong(num_rows), blocks=blocks, threads=_THREADS)
     return out, sums.sum(0)
 
@@ -232,30 +238,24 @@ def _empty_like(
 
 
 def _kernels(
-    x: Tensor, added: torch.dtype, out: Tensor, tensors: tuple[Tensor, ...]
+    x: Tensor,
+    added: torch.dtype,
+    out: Tensor,
+    params: torch.dtype,
+    tensors: tuple[Tensor, ...],
 ) -> tuple[Kernel, ...]:
     width = x.shape[-1]
     # What torch allocates is aligned; a part of it may not be.
     is_aligned = all(tensor.data_ptr() % _ALIGNMENT == 0 for tensor in tensors)
     vector = math.gcd(width, 8) if is_aligned else 1
-    return _compiled(width, vector, x.dtype, added, out.dtype, x.device)
+    return _compiled(width, vector, (x.dtype, added, out.dtype, params), x.device)
 
 
 @cache
 def _compiled(
-    width: int,
-    vector: int,
-    stream: torch.dtype,
-    added: torch.dtype,
-    out: torch.dtype,
-    device: torch.device,
+    width: int, vector: int, dtypes: tuple[torch.dtype, ...], device: torch.device
 ) -> tuple[Kernel, ...]:
-    macros = {
-        "WIDTH": width,
-        "VECTOR": vector,
-        "DTYPE": DTYPES[stream],
-        "ADDED": DTYPES[added],
-        "OUT": DTYPES[out],
-    }
+    of_dtypes = zip(("DTYPE", "ADDED", "OUT", "PARAMS"), dtypes, strict=True)
+    macros = {"WIDTH": width, "VECTOR": vector, **{name: DTYPES[of] for name, of in of_dtypes}}
     names = ("norm_forward", "norm_backward", "narrow_and_sum")
     return compile_kernels([VALUES, _SOURCE], names, macros, device)

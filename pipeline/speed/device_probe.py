@@ -48,7 +48,7 @@ def _measured(encoder: Encoder, device: str, views: Sequence[str]) -> DeviceRate
     if not frame_flops:
         return None
     return DeviceRates(
-        matrix_flops=_matrix_flops(device, dtype_of(encoder.info.precision)),
+        matrix_flops=matrix_flops(device, dtype_of(encoder.info.precision)),
         frame_flops=frame_flops,
         copied_bytes=_copied_bytes() if device == "cuda" else None,
         frame_bytes=3 * size * size,
@@ -75,7 +75,7 @@ def _counted_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was)
 
 
-def _matrix_flops(device: str, dtype: torch.dtype) -> float:
+def matrix_flops(device: str, dtype: torch.dtype) -> float:
     """A second, of square matrices: two a multiplication and addition."""
     side = _SIDE_CPU if device == "cpu" else _SIDE_GPU
     left = torch.ones((side, side), device=device, dtype=dtype)

@@ -38,7 +38,7 @@ def flops_of(
     plain_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int | None]:
     """FLOPs of a frame, on a device that does a million a second."""
-    monkeypatch.setattr(device_probe, "_matrix_flops", lambda device, dtype: 1e6)
+    monkeypatch.setattr(device_probe, "matrix_flops", lambda device, dtype: 1e6)
 
     def measured(work: Callable[[], object], views: Sequence[str] = ("tokens",)) -> int | None:
         rates = measure_device(EncoderOf(plain_encoder("plain"), work), device="cpu", views=views)
@@ -81,4 +81,4 @@ def test_a_device_without_memory_for_it_stops_no_run(flops_of: Callable[..., int
 def test_a_rate_is_the_products_by_the_best_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_probe, "_SIDE_CPU", 10)
     monkeypatch.setattr(device_probe, "_best_seconds", lambda work, device: 0.5)
-    assert device_probe._matrix_flops("cpu", torch.float32) == 2 * 10**3 / 0.5
+    assert device_probe.matrix_flops("cpu", torch.float32) == 2 * 10**3 / 0.5
