@@ -22,6 +22,9 @@ class PublishedBiMamba(BiMamba):
         backward_BEL = self._scanned(xz_BCL.flip(-1), "_b").flip(-1)
         return F.linear((forward_BEL + backward_BEL).transpose(1, 2), self.out_proj.weight)
 
+    def fused_parts(self, tokens_BLD: Tensor) -> None:
+        """None: it is not to run as muse's own."""
+
     def _scanned(self, xz_BCL: Tensor, suffix: str) -> Tensor:
         """One direction, gated."""
         from causal_conv1d import causal_conv1d_fn

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from muse.errors import UsageError
 from muse.head.head_config import HeadConfig
 from muse.head.mixers.choice import new_mixer
+from muse.head.mixers.fused_block import BlockWeights
 from muse.head.ordering import ORDERS, TokenSequence, valid_frames
 from muse.head.pyramid import FeaturePyramid, cells_per_scale
 from muse.head.readout import READS_CELLS, class_tokens_of, new_readout
@@ -99,17 +100,27 @@ class MuseAggregator(nn.Module):
         lengths: Sequence[Tensor | None] = [None] * len(parts)
         if sequence.length_B is not None:
             lengths = sequence.length_B.chunk(num_parts)
+        blocks = [(block, block.prepare(parts[0])) for block in self._residual_blocks()]
         done = []
         for tokens_VLD, length_V in zip(parts, lengths, strict=True):
-            for block in self.blocks:
-                tokens_VLD = self._through(block, tokens_VLD, length_V)
+            for block, weights in blocks:
+                tokens_VLD = self._through(block, weights, tokens_VLD, length_V)
             done.append(tokens_VLD)
         return torch.cat(done) if len(done) > 1 else done[0]
 
-    def _through(self, block: nn.Module, tokens_BLD: Tensor, length_B: Tensor | None) -> Tensor:
+    def _residual_blocks(self) -> Sequence[ResMambaBlock]:
+        return cast(Sequence[ResMambaBlock], self.blocks)
+
+    def _through(
+        self,
+        block: ResMambaBlock,
+        weights: BlockWeights | None,
+        tokens_BLD: Tensor,
+        length_B: Tensor | None,
+    ) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):
-            return cast(Tensor, block(tokens_BLD, length_B))
-        return cast(Tensor, checkpoint(block, tokens_BLD, length_B, use_reentrant=False))
+            return cast(Tensor, block(tokens_BLD, length_B, weights))
+        return cast(Tensor, checkpoint(block, tokens_BLD, length_B, weights, use_reentrant=False))
 
     def scales_of(self, frames_FKD: Tensor) -> list[Tensor]:
         """The cells of some frames' patches, (F, S, D) each scale."""

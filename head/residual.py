@@ -6,6 +6,9 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from muse.head.mixers.fused import FusableMixer, product_dtype
+from muse.head.mixers.fused_block import BlockWeights, block_weights, fused_block
+
 Residual = Literal["gated", "plain", "none"]
 
 
@@ -38,7 +41,33 @@ class ResMambaBlock(nn.Module):
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
-    def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); ``length_B`` as `BiMamba.forward` takes it."""
+    def prepare(self, tokens_BLD: Tensor) -> BlockWeights | None:
+        """What `forward` makes of the weights for tokens such as these, for more than one call.
+
+        None where the block runs step by step, which makes nothing of them.
+        """
+        if not (isinstance(self.mamba, FusableMixer) and isinstance(self.gate, nn.Linear)):
+            return None
+        parts = self.mamba.fused_parts(tokens_BLD)
+        if parts is None:
+            return None
+        return block_weights(parts, self.norm, self.gate, product_dtype(tokens_BLD))
+
+    def forward(
+        self,
+        tokens_BLD: Tensor,
+        length_B: Tensor | None = None,
+        weights: BlockWeights | None = None,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D).
+
+        Args:
+            tokens_BLD: (B, L, D).
+            length_B: As `BiMamba.forward` takes it.
+            weights: Of `prepare`; made anew if None.
+        """
+        if weights := weights or self.prepare(tokens_BLD):
+            rate = self.dropout.p if self.training else 0.0
+            return fused_block(tokens_BLD, weights, dropout=rate, length_B=length_B)
         mixed_BLD = self.gate(self.dropout(self.mamba(self.norm(tokens_BLD), length_B)))
         return cast(Tensor, tokens_BLD + mixed_BLD if self.has_skip else mixed_BLD)

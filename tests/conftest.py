@@ -210,3 +210,15 @@ def tiny_clip_folder(tiny_clip: str, tmp_path_factory: pytest.TempPathFactory) -
     config = {"model_cfg": TINY_CLIP, "preprocess_cfg": preprocessing}
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def cuda() -> Any:
+    """The CUDA device; without one the test is skipped, or fails under MUSE_REQUIRE_CUDA=1."""
+    import torch  # most tests of the pipeline need none
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("MUSE_REQUIRE_CUDA") == "1":
+        pytest.fail("MUSE_REQUIRE_CUDA=1, but torch sees no CUDA device")
+    pytest.skip("no CUDA device (MUSE_REQUIRE_CUDA=1 turns this into a failure)")

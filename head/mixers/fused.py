@@ -42,6 +42,36 @@ class Direction:
     D: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixerParts:
+    """All that a mixer computes with."""
+
+    in_proj: nn.Linear
+    """To the scans' input and the gate."""
+    directions: Sequence[Direction]
+    """One or two."""
+    reversed_X: Sequence[bool]
+    """Whether a direction begins at its sequences' ends."""
+    out_proj: nn.Linear
+    """Behind the gate."""
+
+
+class FusableMixer(nn.Module):
+    """A mixer that can run as one operation, alone or with the block around it."""
+
+    scan: ScanBackend
+    d_state: int
+    d_conv: int
+
+    def fused_parts(self, tokens_BLD: Tensor) -> MixerParts | None:
+        """What it computes with, where the scan's backend brings what stands around it."""
+        fuses = runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv)
+        return self._parts() if fuses else None
+
+    def _parts(self) -> MixerParts:
+        raise NotImplementedError
+
+
 def runs_fused(scan: ScanBackend, tokens_BLD: Tensor, *, d_state: int, d_conv: int) -> bool:
     """Whether the scan's backend brings what stands around it."""
     return tokens_BLD.is_cuda and _is_cuda(scan, tokens_BLD.device, d_state, d_conv)
@@ -53,55 +83,67 @@ def _is_cuda(scan: ScanBackend, device: torch.device, d_state: int, d_conv: int)
     return resolve_backend(scan, device, d_state=d_state, d_conv=d_conv) == "cuda"
 
 
-def fused_mixer(
-    tokens_BLD: Tensor,
-    in_proj: nn.Linear,
-    directions: Sequence[Direction],
-    out_proj: nn.Linear,
-    *,
-    reversed_X: Sequence[bool],
-    length_B: Tensor | None = None,
-) -> Tensor:
+def fused_mixer(tokens_BLD: Tensor, parts: MixerParts, length_B: Tensor | None = None) -> Tensor:
     """(B, L, D) -> (B, L, D), in the dtype of the products around it.
 
     Args:
         tokens_BLD: (B, L, D), on a CUDA device.
-        in_proj: To the scans' input and the gate.
-        directions: One or two.
-        out_proj: Behind the gate.
-        reversed_X: Whether a direction begins at its sequences' ends.
+        parts: Of the mixer.
         length_B: (B,) tokens of each sequence; None where all have L.
     """
-    convs = _different([direction.conv for direction in directions])
-    assert convs[0].weight.shape[-1] <= MAX_TAPS
-    dtype = tokens_BLD.dtype
-    if torch.is_autocast_enabled(tokens_BLD.device.type):
-        dtype = torch.get_autocast_dtype(tokens_BLD.device.type)
-    x_projs = _different([direction.x_proj for direction in directions])
-    dt_projs = _different([direction.dt_proj for direction in directions])
-    rates = [direction.A_log.float().exp() for direction in directions]
-    weights = _Weights(
-        into=in_proj.weight.to(dtype),
-        conv=torch.stack([conv.weight[:, 0] for conv in convs]).float(),
-        conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
-        x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
-        dt=torch.stack([projection.weight for projection in dt_projs]).to(dtype),
-        A=-F.pad(torch.stack(rates), (0, padded_states(rates[0].shape[-1]) - rates[0].shape[-1])),
-        skip=torch.stack([direction.D for direction in directions]).float(),
-        dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
-        out=out_proj.weight.to(dtype),
-    )
-    lengths = None if length_B is None else length_B.to(tokens_BLD.device, torch.int32)
+    dtype = product_dtype(tokens_BLD)
+    weights, directions = weights_of(parts, dtype), bits_of(parts.reversed_X)
+    lengths = as_lengths(length_B, tokens_BLD)
     tokens_BLD = tokens_BLD.to(dtype).contiguous()
     # Its own dtypes are the right ones: autocast would change what is float32 in here.
     with torch.autocast(tokens_BLD.device.type, enabled=False):
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (tokens_BLD, *weights)):
-            mixed: Tensor = _Mixed.apply(tokens_BLD, lengths, bits_of(reversed_X), *weights)
+        if needs_gradient(tokens_BLD, *weights):
+            mixed: Tensor = _Mixed.apply(tokens_BLD, lengths, directions, *weights)
             return mixed
-        return _mix(tokens_BLD, lengths, bits_of(reversed_X), weights, keeps_states=False)[0]
+        return mix(tokens_BLD, lengths, directions, weights, keeps_states=False)[0]
 
 
-class _Weights(NamedTuple):
+def product_dtype(tokens_BLD: Tensor) -> torch.dtype:
+    """Of matrix products: autocast's, where that is on."""
+    device = tokens_BLD.device.type
+    return (
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens_BLD.dtype
+    )
+
+
+def as_lengths(length_B: Tensor | None, tokens_BLD: Tensor) -> Tensor | None:
+    """As the kernels take them."""
+    return None if length_B is None else length_B.to(tokens_BLD.device, torch.int32)
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether anything must be kept."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def weights_of(parts: MixerParts, dtype: torch.dtype) -> "MixerWeights":
+    """Of all directions, with ``dtype`` for products."""
+    directions = parts.directions
+    convs = _different([direction.conv for direction in directions])
+    assert convs[0].weight.shape[-1] <= MAX_TAPS
+    x_projs = _different([direction.x_proj for direction in directions])
+    dt_projs = _different([direction.dt_proj for direction in directions])
+    rates = -torch.stack([direction.A_log for direction in directions]).float().exp()
+    missing = padded_states(rates.shape[-1]) - rates.shape[-1]
+    return MixerWeights(
+        into=parts.in_proj.weight.to(dtype),
+        conv=torch.stack([conv.weight.flatten(1) for conv in convs]).float(),
+        conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
+        x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
+        dt=torch.stack([projection.weight for projection in dt_projs]).to(dtype),
+        A=F.pad(rates, (0, missing)) if missing else rates,
+        skip=torch.stack([direction.D for direction in directions]).float(),
+        dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
+        out=parts.out_proj.weight.to(dtype),
+    )
+
+
+class MixerWeights(NamedTuple):
     """Of all directions, in the dtypes that they are used in; A with zeros up to a size that the
     scan has, which add states that stay 0."""
 
@@ -133,14 +175,14 @@ class _Scanned(NamedTuple):
 
 
 class _Mixed(torch.autograd.Function):
-    """`_mix` and its gradient."""
+    """`mix` and its gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, tokens_BLD: Tensor, lengths: Tensor | None, directions: int, *weights: Tensor
     ) -> Tensor:
-        out_BLD, sum_BLE, states = _mix(
-            tokens_BLD, lengths, directions, _Weights(*weights), keeps_states=True
+        out_BLD, sum_BLE, states = mix(
+            tokens_BLD, lengths, directions, MixerWeights(*weights), keeps_states=True
         )
         ctx.save_for_backward(tokens_BLD, lengths, sum_BLE, states, *weights)
         ctx.directions = directions
@@ -149,19 +191,22 @@ class _Mixed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout_BLD: Tensor) -> tuple[Tensor | None, ...]:
         tokens_BLD, lengths, sum_BLE, states, *weights = ctx.saved_tensors
+        its = MixerWeights(*weights)
         with torch.autocast(tokens_BLD.device.type, enabled=False):
-            dtokens_BLD, gradients = _gradients(
-                dout_BLD.to(tokens_BLD.dtype).contiguous(), tokens_BLD, lengths, sum_BLE, states,
-                ctx.directions, _Weights(*weights),
-            )  # fmt: skip
-        return (dtokens_BLD, None, None, *gradients)
+            dout_BLD = dout_BLD.to(tokens_BLD.dtype).contiguous()
+            opened = open_gate(dout_BLD, tokens_BLD, sum_BLE, its)
+            dout_weight = outer(dout_BLD, opened.through_BLE)
+            dtokens_BLD, gradients = scan_gradients(
+                opened.without_through(), tokens_BLD, lengths, states, ctx.directions, its
+            )
+        return (dtokens_BLD, None, None, *gradients._replace(out=dout_weight))
 
 
-def _mix(
+def mix(
     tokens_BLD: Tensor,
     lengths: Tensor | None,
     directions: int,
-    weights: _Weights,
+    weights: MixerWeights,
     *,
     keeps_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +222,7 @@ def _mix(
 
 
 def _scan_inputs(
-    u_BLE: Tensor, lengths: Tensor | None, directions: int, weights: _Weights
+    u_BLE: Tensor, lengths: Tensor | None, directions: int, weights: MixerWeights
 ) -> _Scanned:
     conv_SBLE = conv_forward(u_BLE, weights.conv, weights.conv_bias, lengths, directions)
     projected_SMP = torch.bmm(conv_SBLE.flatten(1, 2), weights.x.transpose(1, 2))
@@ -195,26 +240,44 @@ def _scan_inputs(
     )
 
 
-def _gradients(
-    dout_BLD: Tensor,
+class OpenedGate(NamedTuple):
+    """What the gradient has come to at the gate."""
+
+    dy_BLE: Tensor
+    """Of each direction's output: all have the same."""
+    dgate_BLE: Tensor
+    through_BLE: Tensor
+    """What the gate let through, made again."""
+
+    def without_through(self) -> "OpenedGate":
+        """The same, with memory for the scan."""
+        return self._replace(through_BLE=self.through_BLE.new_empty(0))
+
+
+def open_gate(
+    dout_BLD: Tensor, tokens_BLD: Tensor, sum_BLE: Tensor, weights: MixerWeights
+) -> OpenedGate:
+    """From the gradient of the output; see `scan_gradients` for the rest of the way."""
+    gate_BLE = F.linear(tokens_BLD, weights.into[weights.out.shape[1] :])
+    return OpenedGate(*gate_backward(torch.matmul(dout_BLD, weights.out), sum_BLE, gate_BLE))
+
+
+def scan_gradients(
+    opened: OpenedGate,
     tokens_BLD: Tensor,
     lengths: Tensor | None,
-    sum_BLE: Tensor,
     states: Tensor,
     directions: int,
-    weights: _Weights,
-) -> tuple[Tensor, _Weights]:
-    """Of the tokens and of each weight."""
-    u_BLE, gate_BLE = F.linear(tokens_BLD, weights.into).chunk(2, dim=-1)
-    dgated_BLE = torch.matmul(dout_BLD, weights.out)
-    dy_BLE, dgate_BLE, gated_BLE = gate_backward(dgated_BLE, sum_BLE, gate_BLE)
-    dout_weight = _outer(dout_BLD, gated_BLE)
-    del dgated_BLE, gated_BLE
+    weights: MixerWeights,
+) -> tuple[Tensor, MixerWeights]:
+    """Of the tokens and of each weight but the last, whose place is empty."""
+    width = weights.out.shape[1]
+    u_BLE = F.linear(tokens_BLD, weights.into[:width])
     scanned = _scan_inputs(u_BLE, lengths, directions, weights)
     u, delta, B, C = scanned.by_direction(len(weights.A))
     du, ddelta, dA_XBEN, dskip_dbias_2XBE, dBC = scan_backward(
-        dy_BLE.expand_as(u), states, u, delta, weights.A, B, C, weights.skip, weights.dt_bias,
-        lengths, directions,
+        opened.dy_BLE.expand_as(u), states, u, delta, weights.A, B, C, weights.skip,
+        weights.dt_bias, lengths, directions,
     )  # fmt: skip
     num_convs = len(weights.conv)
     # A convolution that all directions share takes the sum of their gradients.
@@ -222,40 +285,45 @@ def _gradients(
         tensor if len(tensor) == num_convs else tensor.sum(0, keepdim=True)
         for tensor in (du, ddelta, dBC)
     )
-    dconv_SME, dx_weight, ddt_weight = _projection_gradients(du, ddelta, dBC, scanned, weights)
+    dconv_SBLE, dx_weight, ddt_weight = _projection_gradients(du, ddelta, dBC, scanned, weights)
     du_BLE, dconv_weight, dconv_bias = conv_backward(
-        dconv_SME.view_as(scanned.conv_SBLE), u_BLE, weights.conv, weights.conv_bias, lengths,
-        directions,
-    )  # fmt: skip
-    width = u_BLE.shape[-1]
+        dconv_SBLE, u_BLE, weights.conv, weights.conv_bias, lengths, directions
+    )
     dtokens_MD = torch.mm(du_BLE.flatten(0, 1), weights.into[:width])
-    dtokens_MD = torch.addmm(dtokens_MD, dgate_BLE.flatten(0, 1), weights.into[width:])
-    dinto = torch.cat([_outer(du_BLE, tokens_BLD), _outer(dgate_BLE, tokens_BLD)])
+    dtokens_MD.addmm_(opened.dgate_BLE.flatten(0, 1), weights.into[width:])  # in place: no copy
+    dinto = torch.cat([outer(du_BLE, tokens_BLD), outer(opened.dgate_BLE, tokens_BLD)])
     dskip, ddt_bias = dskip_dbias_2XBE.sum(2)
-    return dtokens_MD.view_as(tokens_BLD), _Weights(
+    return dtokens_MD.view_as(tokens_BLD), MixerWeights(
         dinto, dconv_weight, dconv_bias, dx_weight, ddt_weight, dA_XBEN.sum(1), dskip, ddt_bias,
-        dout_weight,
+        weights.out.new_empty(0),
     )  # fmt: skip
 
 
 def _projection_gradients(
-    du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: _Weights
+    du: Tensor, ddelta: Tensor, dBC: Tensor, scanned: _Scanned, weights: MixerWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what the convolutions gave, (S, M, E), and of the projections behind them."""
+    """Of what the convolutions gave, (S, B, L, E), and of the projections behind them."""
     ddelta_SME = ddelta.flatten(1, 2)
-    ddt_weight = torch.bmm(ddelta_SME.transpose(1, 2), scanned.low_SMR)
+    low_SBLR = scanned.low_SMR.view(*ddelta.shape[:3], -1)
+    ddt_weight = _outer_by_video(ddelta, low_SBLR)
     dlow_SMR = torch.bmm(ddelta_SME, weights.dt)
     num_states = (weights.x.shape[1] - weights.dt.shape[-1]) // 2
     halves = dBC.flatten(1, 2).to(du.dtype).chunk(2, dim=-1)
     dprojected_SMP = torch.cat([dlow_SMR, *(half[..., :num_states] for half in halves)], dim=-1)
-    dconv_SME = torch.baddbmm(du.flatten(1, 2), dprojected_SMP, weights.x)
-    dx_weight = torch.bmm(dprojected_SMP.transpose(1, 2), scanned.conv_SBLE.flatten(1, 2))
-    return dconv_SME, dx_weight, ddt_weight
+    du.flatten(1, 2).baddbmm_(dprojected_SMP, weights.x)  # du is not read again
+    dx_weight = _outer_by_video(dprojected_SMP.view(*du.shape[:3], -1), scanned.conv_SBLE)
+    return du, dx_weight, ddt_weight
 
 
-def _outer(rows_BLC: Tensor, others_BLK: Tensor) -> Tensor:
+def outer(rows_BLC: Tensor, others_BLK: Tensor) -> Tensor:
     """(C, K): a product's gradient by its weight."""
     return torch.mm(rows_BLC.flatten(0, 1).t(), others_BLK.flatten(0, 1))
+
+
+def _outer_by_video(rows_SBLC: Tensor, others_SBLK: Tensor) -> Tensor:
+    """(S, C, K): the same of small weights, whose few tiles would leave most of a GPU idle."""
+    per_video = torch.matmul(rows_SBLC.transpose(2, 3), others_SBLK)
+    return per_video.sum(1, dtype=torch.float32).to(rows_SBLC.dtype)
 
 
 def _with_zeros(values_SMN: Tensor, num_states: int) -> Tensor:

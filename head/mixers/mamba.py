@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.mixers.fused import Direction, fused_mixer, runs_fused
+from muse.head.mixers.fused import Direction, FusableMixer, MixerParts, fused_mixer
 from muse.head.ordering import reverse_sequences
 from muse.head.scan.select import ScanBackend, select_scan
 
@@ -24,7 +24,7 @@ BOTH_WAYS = (False, True)
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # [Mamba] sec. 3.6, Δ at initialisation
 
 
-class Mamba(nn.Module):
+class Mamba(FusableMixer):
     """One selective scan, from the first token to the last; [Mamba] sec. 3.4.
 
     The paper's scan "none".
@@ -50,15 +50,8 @@ class Mamba(nn.Module):
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`. What lies behind a length is never scanned
         before it, so lengths are not looked at."""
-        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
-            direction = Direction(
-                conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log,
-                D=self.D,
-            )  # fmt: skip
-            return fused_mixer(
-                tokens_BLD, self.in_proj, (direction,), self.out_proj,
-                reversed_X=(False,), length_B=length_B,
-            )  # fmt: skip
+        if parts := self.fused_parts(tokens_BLD):
+            return fused_mixer(tokens_BLD, parts, length_B)
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
@@ -70,8 +63,17 @@ class Mamba(nn.Module):
         )
         return cast(Tensor, self.out_proj(y_XBLE[0] * F.silu(z_BLE)))
 
+    def _parts(self) -> MixerParts:
+        direction = Direction(
+            conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log, D=self.D
+        )
+        return MixerParts(
+            in_proj=self.in_proj, directions=(direction,), out_proj=self.out_proj,
+            reversed_X=(False,),
+        )  # fmt: skip
 
-class BiMambaV1(nn.Module):
+
+class BiMambaV1(FusableMixer):
     """Two selective scans, one from each end, that differ in A alone; Vim's "v1".
 
     The convolution is applied once, from the front; what it gives, and Δ, B and C with it, is
@@ -98,18 +100,8 @@ class BiMambaV1(nn.Module):
 
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None = None) -> Tensor:
         """The mixed sequence; see `BiMamba.forward`."""
-        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
-            directions = tuple(
-                Direction(
-                    conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=A_log,
-                    D=self.D,
-                )
-                for A_log in (self.A_log, self.A_b_log)
-            )  # fmt: skip
-            return fused_mixer(
-                tokens_BLD, self.in_proj, directions, self.out_proj,
-                reversed_X=BOTH_WAYS, length_B=length_B,
-            )  # fmt: skip
+        if parts := self.fused_parts(tokens_BLD):
+            return fused_mixer(tokens_BLD, parts, length_B)
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
         inputs = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         y_XBLE = _scanned(
@@ -122,8 +114,20 @@ class BiMambaV1(nn.Module):
         y_BLE = y_XBLE[0] + reverse_sequences(y_XBLE[1], length_B)
         return cast(Tensor, self.out_proj(y_BLE * F.silu(z_BLE)))
 
+    def _parts(self) -> MixerParts:
+        directions = tuple(
+            Direction(
+                conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=A_log, D=self.D
+            )
+            for A_log in (self.A_log, self.A_b_log)
+        )
+        return MixerParts(
+            in_proj=self.in_proj, directions=directions, out_proj=self.out_proj,
+            reversed_X=BOTH_WAYS,
+        )  # fmt: skip
 
-class BiMamba(nn.Module):
+
+class BiMamba(FusableMixer):
     """Two selective scans, one from each end, between shared projections; Vim's "v2".
 
     Each direction has its own convolution, projections to Δ, B, C, and A and D; ``in_proj``, the
@@ -163,11 +167,8 @@ class BiMamba(nn.Module):
         Returns:
             (B, L, D).
         """
-        if runs_fused(self.scan, tokens_BLD, d_state=self.d_state, d_conv=self.d_conv):
-            return fused_mixer(
-                tokens_BLD, self.in_proj, self._directions(), self.out_proj,
-                reversed_X=BOTH_WAYS, length_B=length_B,
-            )  # fmt: skip
+        if parts := self.fused_parts(tokens_BLD):
+            return fused_mixer(tokens_BLD, parts, length_B)
         u_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=-1)
         forward = _scan_inputs(u_BLE, self.conv1d, self.x_proj, self.dt_proj, self.d_state)
         backward = _scan_inputs(
@@ -188,16 +189,17 @@ class BiMamba(nn.Module):
         # The library gates each direction and adds; the gate is the same, so once is enough.
         return cast(Tensor, self.out_proj(y_BLE * F.silu(z_BLE)))
 
-    def _directions(self) -> tuple[Direction, Direction]:
-        return (
-            Direction(
-                conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log,
-                D=self.D,
-            ),
-            Direction(
-                conv=self.conv1d_b, x_proj=self.x_proj_b, dt_proj=self.dt_proj_b,
-                A_log=self.A_b_log, D=self.D_b,
-            ),
+    def _parts(self) -> MixerParts:
+        forward = Direction(
+            conv=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log, D=self.D
+        )
+        backward = Direction(
+            conv=self.conv1d_b, x_proj=self.x_proj_b, dt_proj=self.dt_proj_b, A_log=self.A_b_log,
+            D=self.D_b,
+        )  # fmt: skip
+        return MixerParts(
+            in_proj=self.in_proj, directions=(forward, backward), out_proj=self.out_proj,
+            reversed_X=BOTH_WAYS,
         )  # fmt: skip
 
 

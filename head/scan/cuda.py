@@ -20,6 +20,7 @@ from torch import Tensor
 from muse.errors import UsageError
 from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
 from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
+from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
 # As the source decides them by the state size: channels and threads of a block, tokens of a tile.
@@ -37,7 +38,7 @@ class _Shape(ctypes.Structure):
 
 
 class _Stride(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_longlong) for name in "xbl"]
+    _fields_ = [("x", ctypes.c_longlong), ("b", ctypes.c_longlong), ("l", ctypes.c_int)]
 
 
 def padded_states(num_states: int) -> int:
@@ -97,14 +98,14 @@ def selective_scan(
     directions = bits_of(reversed_X)
     lengths = None if length_B is None else length_B.to(u_XBLE.device, torch.int32)
     y_XBLE: Tensor
-    y_XBLE, _ = scan_forward(
+    y_XBLE, _ = scan_forward.registered(
         u_XBLE, delta_XBLE, A_XEN, B_XBLN, C_XBLN, D_XE, delta_bias_XE, lengths, directions,
         needs_gradient,
     )  # fmt: skip
     return y_XBLE
 
 
-@torch.library.custom_op("muse::selective_scan", mutates_args=())
+@operator("muse::selective_scan")
 def scan_forward(
     u: Tensor,
     delta: Tensor,
@@ -121,7 +122,7 @@ def scan_forward(
     shape = _shape_of(u, A, directions)
     y, states = _empty_outputs(u, A, keeps_states)
     if y.numel():
-        _kernel_for("scan_forward", (u, delta, B, C, y), A)(
+        _kernel_for("scan_forward", (u, delta, B, C, y), (A, D, bias))(
             u, delta, A, B, C, D, bias, lengths, y, states if keeps_states else None, shape,
             *(stride_of(tensor) for tensor in (u, delta, B, C, y)),
             **_grid(shape, A),
@@ -137,7 +138,7 @@ def _(
     return _empty_outputs(u, A, keeps_states)
 
 
-@torch.library.custom_op("muse::selective_scan_backward", mutates_args=())
+@operator("muse::selective_scan_backward")
 def scan_backward(
     dy: Tensor,
     states: Tensor,
@@ -159,7 +160,7 @@ def scan_backward(
         return tuple(tensor.zero_() for tensor in gradients)  # type: ignore[return-value]
     num_states = A.shape[-1]
     dBC_XBLCN = u.new_empty((*u.shape[:3], shape.blocks, 2 * num_states), dtype=torch.float32)
-    _kernel_for("scan_backward", (u, delta, B, C, dy), A)(
+    _kernel_for("scan_backward", (u, delta, B, C, dy), (A, D, bias))(
         u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBEN, dBC_XBLCN,
         dD_bias_2XBE[0], dD_bias_2XBE[1], shape,
         *(stride_of(tensor) for tensor in (u, delta, B, C, dy, du, ddelta)),
@@ -196,7 +197,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     states, *tensors = ctx.saved_tensors
     _, _, A, B, C, _, _, _ = tensors
-    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = scan_backward(
+    du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLN = scan_backward.registered(
         row_major(dy), states, *tensors, ctx.directions
     )
     dB, dC = dBC_XBLN.split(A.shape[-1], dim=-1)
@@ -206,7 +207,7 @@ def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]
     )  # fmt: skip
 
 
-scan_forward.register_autograd(_differentiate, setup_context=_save)
+scan_forward.registered.register_autograd(_differentiate, setup_context=_save)
 
 
 def _shape_of(u: Tensor, A: Tensor, directions: int) -> _Shape:
@@ -248,14 +249,15 @@ def stride_of(tensor_XBLC: Tensor) -> _Stride:
     return _Stride(*tensor_XBLC.stride()[:3])
 
 
-def _kernel_for(name: str, tensors: Sequence[Tensor], A: Tensor) -> Kernel:
+def _kernel_for(name: str, tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> Kernel:
     """Compiled for their dtype, and for eight channels at a time where all lie so."""
-    u = tensors[0]
-    is_aligned = u.shape[-1] % 8 == 0 and all(
-        tensor.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in tensor.stride()[:3])
-        for tensor in tensors
+    u, num_states = tensors[0], constants[0].shape[-1]
+    is_aligned = (
+        u.shape[-1] % 8 == 0
+        and all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *constants))
+        and all(stride % 8 == 0 for tensor in tensors for stride in tensor.stride()[:3])
     )
-    return _kernel(name, A.shape[-1], DTYPES[u.dtype], is_aligned, u.device)
+    return _kernel(name, num_states, DTYPES[u.dtype], is_aligned, u.device)
 
 
 @cache

@@ -18,22 +18,20 @@ from torch import Tensor
 
 from muse.head.scan.cuda import row_major, stride_of
 from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
 # As the sources have them.
-_CONV_THREADS, _RUN = 128, 64
+_CONV_THREADS, _RUN = 128, 128
 _GATE_THREADS = 256
 MAX_TAPS = 8
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int)
-        for name in ("directions", "videos", "length", "width", "runs", "reversed")
-    ]
+    _fields_ = [(name, ctypes.c_int) for name in ("videos", "length", "width", "runs")]
 
 
-@torch.library.custom_op("muse::conv_forward", mutates_args=())
+@operator("muse::conv_forward")
 def conv_forward(
     tokens: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, directions: int
 ) -> Tensor:
@@ -54,8 +52,8 @@ def conv_forward(
     tokens, weight, bias = row_major(tokens), weight.contiguous(), bias.contiguous()
     out = tokens.new_empty((len(weight), *tokens.shape))
     if out.numel():
-        forward, _ = _conv_kernels(weight.shape[-1], (tokens, out))
-        shape, blocks = _conv_shape(tokens, weight, directions)
+        forward, _ = _conv_kernels(weight, directions, (tokens, out))
+        shape, blocks = _conv_shape(tokens)
         forward(
             tokens, weight, bias, lengths, out, shape, stride_of(tokens[None]), stride_of(out),
             blocks=blocks, threads=_CONV_THREADS,
@@ -70,7 +68,7 @@ def _(
     return tokens.new_empty((len(weight), *tokens.shape))
 
 
-@torch.library.custom_op("muse::conv_backward", mutates_args=())
+@operator("muse::conv_backward")
 def conv_backward(
     dout: Tensor,
     tokens: Tensor,
@@ -85,8 +83,8 @@ def conv_backward(
     dtokens = tokens.new_empty(tokens.shape)
     if not dout.numel():
         return dtokens, torch.zeros_like(weight), torch.zeros_like(bias)
-    _, backward = _conv_kernels(weight.shape[-1], (tokens, dout, dtokens))
-    shape, blocks = _conv_shape(tokens, weight, directions)
+    _, backward = _conv_kernels(weight, directions, (tokens, dout, dtokens))
+    shape, blocks = _conv_shape(tokens)
     num_rows = shape.videos * shape.runs
     dweight_XREW = weight.new_empty((len(weight), num_rows, *weight.shape[1:]))
     dbias_XRE = weight.new_empty((len(weight), num_rows, weight.shape[1]))
@@ -106,7 +104,7 @@ def _(
     return tokens.new_empty(tokens.shape), torch.empty_like(weight), torch.empty_like(bias)
 
 
-@torch.library.custom_op("muse::gate_forward", mutates_args=())
+@operator("muse::gate_forward")
 def gate_forward(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     """The sum of the directions times SiLU of the gate, and the sum where a gradient needs it.
 
@@ -131,7 +129,7 @@ def _(y: Tensor, gate: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     return _empty_sums(y, keeps_sum)
 
 
-@torch.library.custom_op("muse::gate_backward", mutates_args=())
+@operator("muse::gate_backward")
 def gate_backward(dout: Tensor, total: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of one direction, as all have the same, and of the gate; and `gate_forward` again.
 
@@ -158,13 +156,13 @@ def _empty_sums(y: Tensor, keeps_sum: bool) -> tuple[Tensor, Tensor]:
     return y.new_empty(y.shape[1:]), y.new_empty(y.shape[1:] if keeps_sum else (0,))
 
 
-def _conv_shape(tokens: Tensor, weight: Tensor, directions: int) -> tuple[_Shape, int]:
+def _conv_shape(tokens: Tensor) -> tuple[_Shape, int]:
     """And how many blocks of threads."""
     num_videos, length, width = tokens.shape
     runs = -(-length // _RUN)
     # At the worst a thread has one channel; threads without any leave at once.
     blocks = -(-num_videos * runs * width // _CONV_THREADS)
-    return _Shape(len(weight), num_videos, length, width, runs, directions), blocks
+    return _Shape(num_videos, length, width, runs), blocks
 
 
 def _flat_rows(tensor_BLE: Tensor) -> Tensor:
@@ -196,8 +194,14 @@ def _lies_in_pieces(tensors: Sequence[Tensor], size: int) -> bool:
     )
 
 
-def _conv_kernels(taps: int, tensors: Sequence[Tensor]) -> tuple[Kernel, ...]:
-    macros = (("TAPS", taps), *_macros(tensors, 2))
+def _conv_kernels(weight: Tensor, directions: int, tensors: Sequence[Tensor]) -> tuple[Kernel, ...]:
+    num, _, taps = weight.shape
+    macros = (
+        ("TAPS", taps),
+        ("DIRECTIONS", num),
+        ("REVERSED", directions & ((1 << num) - 1)),
+        *_macros(tensors, 2),
+    )
     return _compiled("short_conv.cu", ("conv_forward", "conv_backward"), macros, tensors[0].device)
 
 

@@ -29,11 +29,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
   dy += p.x * sy.x + p.b * sy.b;
   du += p.x * sdu.x + p.b * sdu.b;
   ddelta += p.x * sdd.x + p.b * sdd.b;
+#if SUMS_BY_PRODUCTS
+  const Ones ones(p.lane);
+#endif
   const i64 row = (i64)p.x * s.videos + p.b;
   auto constants = [&](const float* from, const Piece& piece, float (&f)[8]) {
+    from += p.x * s.width + piece.channel;
+#if ALIGNED
+    read8(from, f);
+#else
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      f[i] = i < piece.left ? from[p.x * s.width + piece.channel + i] : 0.f;
+    for (int i = 0; i < 8; ++i) f[i] = i < piece.left ? from[i] : 0.f;
+#endif
   };
 
   for (int tile = s.tiles - 1; tile >= 0; --tile) {
@@ -45,17 +52,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
       if (piece.t >= TILE) continue;
       float dt[8] = {}, x[8] = {}, g[8] = {};
       if (piece.is_there && first + piece.t < p.length) {
-        const i64 at = p.position(first + piece.t);
-        const Eight raw8 = load8(delta + at * sd.l + piece.channel, piece.left);
-        const Eight value8 = load8(u + at * su.l + piece.channel, piece.left);
-        widen(load8(dy + at * sy.l + piece.channel, piece.left), g);
+        const int at = p.position(first + piece.t);
+        const Eight raw8 = load8(delta + (i64)at * sd.l + piece.channel, piece.left);
+        const Eight value8 = load8(u + (i64)at * su.l + piece.channel, piece.left);
+        widen(load8(dy + (i64)at * sy.l + piece.channel, piece.left), g);
         float raw[8], value[8], shift[8];
         widen(raw8, raw);
         widen(value8, value);
         constants(bias, piece, shift);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          dt[i] = i < piece.left ? softplus(raw[i] + shift[i]) : 0.f;
+          dt[i] = HAS(i, piece.left) ? softplus(raw[i] + shift[i]) : 0.f;
           x[i] = dt[i] * value[i];
         }
       }
@@ -92,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
         const float b[4] = {b4.x, b4.y, b4.z, b4.w};
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          h[t][i] = fmaf(exp2_fast(dt * rate[i]), t ? h[t - (t > 0)][i] : before[i], x * b[i]);
+          h[t][i] = fmaf(exp2_again(dt * rate[i]), t ? h[t - (t > 0)][i] : before[i], x * b[i]);
       }
 #pragma unroll
       for (int t0 = HALF - 4; t0 >= 0; t0 -= 4) {
@@ -119,12 +126,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
           }
           x_gradient[j] = to_x;
           dt_gradient[j] = to_dt;
+          // Eight values: of 4 states' B, then of their C.
+#if SUMS_BY_PRODUCTS
+          const float of_B = over_channels(sums, ones), of_C = over_channels(sums + 4, ones);
+          part[p.warp][t][p.lane / 16 * N_STATE + p.lane % 4 * 4 + p.lane / 4 % 4] =
+              p.lane < 16 ? of_B : of_C;
+#else
           const int index = reduce<8, WARP_CHANNELS / 2, 1>(sums, p.lane);
 #pragma unroll
           for (int k = 0; k < LEFT_OF(8, WARP_CHANNELS); ++k) {
-            const int value = index + k;  // of 4 states' B, then of their C
+            const int value = index + k;
             part[p.warp][t][(value / 4) * N_STATE + p.q * 4 + value % 4] = sums[k];
           }
+#endif
         }
         const int index = reduce<4, 16, WARP_CHANNELS>(x_gradient, p.lane);
         reduce<4, 16, WARP_CHANNELS>(dt_gradient, p.lane);
@@ -155,12 +169,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
       const Piece piece(p, s, k);
       float of_D_bias[16] = {};
       if (piece.is_there && first + piece.t < s.length) {
-        const i64 at = p.position(first + piece.t);
+        const int at = p.position(first + piece.t);
         float to_u[8] = {}, to_delta[8] = {};
         if (first + piece.t < p.length) {
           float to_x[8], to_dt[8], g_y[8], value[8], raw[8], skip[8], shift[8];
-          widen(load8(u + at * su.l + piece.channel, piece.left), value);
-          widen(load8(delta + at * sd.l + piece.channel, piece.left), raw);
+          widen(load8(u + (i64)at * su.l + piece.channel, piece.left), value);
+          widen(load8(delta + (i64)at * sd.l + piece.channel, piece.left), raw);
           read8(&tile_x[piece.t][piece.group * 8], to_x);
           read8(&tile_dt[piece.t][piece.group * 8], to_dt);
           read8(&tile_dy[piece.t][piece.group * 8], g_y);
@@ -175,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
             of_D_bias[8 + i] = to_delta[i];
           }
         }
-        store8(du + at * sdu.l + piece.channel, to_u, piece.left);
-        store8(ddelta + at * sdd.l + piece.channel, to_delta, piece.left);
+        store8(du + (i64)at * sdu.l + piece.channel, to_u, piece.left);
+        store8(ddelta + (i64)at * sdd.l + piece.channel, to_delta, piece.left);
       }
       reduce<16, 16, GROUPS>(of_D_bias, p.lane);
 #pragma unroll

@@ -33,9 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
       const Piece piece(p, s, k);
       const int step = tile * TILE + piece.t;
       if (piece.is_there && step < p.length) {
-        const i64 at = p.position(step);
-        next_u[k] = load8(u + at * su.l + piece.channel, piece.left);
-        next_delta[k] = load8(delta + at * sd.l + piece.channel, piece.left);
+        const int at = p.position(step);
+        next_u[k] = load8(u + (i64)at * su.l + piece.channel, piece.left);
+        next_delta[k] = load8(delta + (i64)at * sd.l + piece.channel, piece.left);
       }
     }
   };

@@ -29,6 +29,7 @@
 #define ROW (CHANNELS + 8)            // of a tile; the padding spreads a channel's lanes over banks
 #define SUMS (2 * N_STATE)            // gradients of B and C at a token
 #define FULL 0xffffffffu
+#define HAS(i, left) (ALIGNED || (i) < (left))  // of eight channels, the i-th
 #define MIN_BLOCKS_FORWARD (768 / THREADS)
 #define MIN_BLOCKS_BACKWARD (512 / THREADS)
 
@@ -43,6 +44,11 @@ struct Eight { uint4 low, high; };
 #else
 struct Eight { uint4 low; };
 #endif
+
+// The same, but never taken from an earlier one: to keep that would cost the registers of a state.
+__device__ __forceinline__ float exp2_again(float v) {
+  float r; asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r;
+}
 
 // log(1 + e^v): a series where e^v is small, since the logarithm's error there is not.
 __device__ __forceinline__ float softplus(float v) {
@@ -119,6 +125,39 @@ __device__ __forceinline__ int reduce(float (&v)[COUNT], int lane) {
 }
 #define LEFT_OF(count, lanes) ((count) > (lanes) ? (count) / (lanes) : 1)
 
+// Sums of eight values over the eight channels of a warp by tensor cores, for whose bfloat16 each is
+// rounded before it is added. The four lanes of a channel and its neighbour's lie along K of a
+// product's right side, four values each; every row of the left side has a one where one value is.
+#define SUMS_BY_PRODUCTS (DTYPE == 1 && N_STATE == 16)
+#if SUMS_BY_PRODUCTS
+struct Ones {
+  unsigned v[4];  // as the product takes its left side, whose rows 8 to 15 repeat 0 to 7
+  __device__ __forceinline__ Ones(int lane) {
+    const int value = lane / 4 % 4;
+    const unsigned one = value % 2 ? 0x3f800000u : 0x3f80u;  // 1.0 in the upper half, or the lower
+    v[0] = v[1] = value < 2 ? one : 0u;
+    v[2] = v[3] = value < 2 ? 0u : one;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(v[i]));  // stay where they are
+  }
+};
+__device__ __forceinline__ unsigned two(float low, float high) {
+  unsigned r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+// Value lane / 4 % 4 of the states of lane % 4.
+__device__ __forceinline__ float over_channels(const float* v, const Ones& ones) {
+  float d[4];
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(ones.v[0]), "r"(ones.v[1]), "r"(ones.v[2]), "r"(ones.v[3]), "r"(two(v[0], v[1])),
+        "r"(two(v[2], v[3])), "f"(0.f));
+  return d[0] + d[1];  // four channels each
+}
+#endif
+
 // A thread's four states, kept and read back.
 struct __align__(4 * sizeof(Kept)) Four { Kept v[4]; };
 __device__ __forceinline__ void keep4(Kept* p, const float (&h)[4]) {
@@ -192,9 +231,9 @@ __device__ __forceinline__ void load_projections(
     const int t = j / (N_STATE / 8), n = j % (N_STATE / 8) * 8;
     float f[8] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f};
     if (first + t < p.length) {
-      const i64 at = p.position(first + t);
-      const Value* from = is_C ? C + p.x * sC.x + p.b * sC.b + at * sC.l
-                               : B + p.x * sB.x + p.b * sB.b + at * sB.l;
+      const int at = p.position(first + t);
+      const Value* from = is_C ? C + p.x * sC.x + p.b * sC.b + (i64)at * sC.l
+                               : B + p.x * sB.x + p.b * sB.b + (i64)at * sB.l;
       widen(load8(from + n, 8), f);
     }
     write8(is_C ? &tile_C[t][n] : &tile_B[t][n], f);

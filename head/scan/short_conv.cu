@@ -2,27 +2,28 @@
 //
 // Legend: X directions, B videos, L tokens, E channels.
 // A thread walks RUN tokens of two neighbouring channels (one, if not ALIGNED) and keeps what the
-// taps see in registers: the sequence is read once for both directions. The loads of STEPS tokens
-// are issued together, since a walk that waited for each token would wait most of the time.
+// taps see in registers: the sequence is read once for both directions. It takes STEPS tokens at a
+// time, whose successors are on their way meanwhile.
 // Compiled with
-//   TAPS     of the convolution, 1 to 8,
-//   DTYPE    of values.cuh, which stands before this,
-//   ALIGNED  1 if two neighbouring channels can be read in one piece.
+//   TAPS        of the convolution, 1 to 8,
+//   DIRECTIONS  1 or 2,
+//   REVERSED    bit x: direction x walks from the end,
+//   DTYPE       of values.cuh, which stands before this,
+//   ALIGNED     1 if two neighbouring channels can be read in one piece.
 
 #define THREADS 128
-#define RUN 64
+#define RUN 128
 #define REACH (TAPS - 1)              // tokens that a tap sees before, or behind, its own
 #define WINDOW (2 * REACH + 1)
-#define STEPS 8                       // tokens that are on their way at once
+#define STEPS 4
+#define KEPT (WINDOW - 1 + STEPS)     // tokens in registers: those of STEPS windows
 #define VECTOR (ALIGNED ? 2 : 1)
 
 struct __align__(sizeof(Value) * VECTOR) Few { Value v[VECTOR]; };
-struct Shape { int directions, videos, length, width, runs, reversed; };
+struct Shape { int videos, length, width, runs; };
 
-__device__ __forceinline__ Few read(const Value* p, bool is_there) {
-  Few got = {};
-  if (is_there) got = *(const Few*)p;
-  return got;
+__device__ __forceinline__ constexpr bool is_reversed(int direction) {
+  return (REVERSED >> direction) & 1;
 }
 __device__ __forceinline__ void widen(const Few& from, float (&f)[VECTOR]) {
 #pragma unroll
@@ -36,7 +37,7 @@ __device__ __forceinline__ void write(Value* p, const float (&f)[VECTOR]) {
 }
 
 struct Place {  // of a thread: its channels and its tokens
-  int e, b, first, run, length;
+  int e, b, first, last, run, length;
   bool is_there;
   __device__ Place(const Shape& s, const int* lengths) {
     const int groups = (s.width + VECTOR - 1) / VECTOR;
@@ -45,92 +46,98 @@ struct Place {  // of a thread: its channels and its tokens
     e = (int)(number % groups) * VECTOR;
     b = (int)(row / s.runs); run = (int)row;
     first = (int)(row % s.runs) * RUN;
+    last = min(first + RUN, s.length);
     is_there = b < s.videos;
     length = lengths && is_there ? lengths[b] : s.length;
   }
 };
 
-template <int SIZE>
-__device__ __forceinline__ void push(float (&window)[SIZE][VECTOR], const float (&f)[VECTOR]) {
+// STEPS tokens from `first` on; zeros where there are none.
+__device__ __forceinline__ void read(
+    const Value* p, int stride, int first, int length, Few (&got)[STEPS]) {
+  p += (i64)first * stride;
 #pragma unroll
-  for (int k = 0; k + 1 < SIZE; ++k)
-#pragma unroll
-    for (int i = 0; i < VECTOR; ++i) window[k][i] = window[k + 1][i];
-#pragma unroll
-  for (int i = 0; i < VECTOR; ++i) window[SIZE - 1][i] = f[i];
-}
-
-// Before SiLU, at the window's middle. From the front tap k sees REACH - k tokens back; from the
-// end as many ahead.
-__device__ __forceinline__ float convolved(
-    const float (&x)[WINDOW][VECTOR], const float (&w)[TAPS][VECTOR], float bias, bool is_reversed,
-    int i) {
-  float sum = bias;
-#pragma unroll
-  for (int k = 0; k < TAPS; ++k)
-    sum = fmaf(w[k][i], is_reversed ? x[2 * REACH - k][i] : x[k][i], sum);
-  return sum;
-}
-
-__device__ __forceinline__ void load_weights(
-    const float* weight, const float* bias, int x, int e, int width, float (&w)[TAPS][VECTOR],
-    float (&b)[VECTOR]) {
-#pragma unroll
-  for (int i = 0; i < VECTOR; ++i) {
-    b[i] = bias[x * width + e + i];
-#pragma unroll
-    for (int k = 0; k < TAPS; ++k) w[k][i] = weight[((i64)x * width + e + i) * TAPS + k];
+  for (int j = 0; j < STEPS; ++j, p += stride) {
+    got[j] = Few{};
+    if ((unsigned)(first + j) < (unsigned)length) got[j] = *(const Few*)p;
   }
 }
+// The last tokens of the windows before become the first of the next.
+__device__ __forceinline__ void move_on(float (&kept)[KEPT][VECTOR]) {
+#pragma unroll
+  for (int k = 0; k < WINDOW - 1; ++k)
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) kept[k][i] = kept[k + STEPS][i];
+}
+
+// The token that tap k sees of the window that begins at j: from the front REACH - k back, from the
+// end as many ahead.
+__device__ __forceinline__ constexpr int seen(int direction, int j, int k) {
+  return is_reversed(direction) ? j + 2 * REACH - k : j + k;
+}
+// The token whose tap k sees the middle of the window that begins at j.
+__device__ __forceinline__ constexpr int seeing(int direction, int j, int k) {
+  return is_reversed(direction) ? j + k : j + 2 * REACH - k;
+}
+
+struct Weights {
+  float w[DIRECTIONS][TAPS][VECTOR], bias[DIRECTIONS][VECTOR];
+  __device__ __forceinline__ Weights(const float* weight, const float* b, int e, int width) {
+#pragma unroll
+    for (int d = 0; d < DIRECTIONS; ++d)
+#pragma unroll
+      for (int i = 0; i < VECTOR; ++i) {
+        bias[d][i] = b[d * width + e + i];
+#pragma unroll
+        for (int k = 0; k < TAPS; ++k) w[d][k][i] = weight[((i64)d * width + e + i) * TAPS + k];
+      }
+  }
+  // Before SiLU, at the middle of the window that begins at j.
+  __device__ __forceinline__ float convolved(
+      const float (&x)[KEPT][VECTOR], int d, int j, int i) const {
+    float sum = bias[d][i];
+#pragma unroll
+    for (int k = 0; k < TAPS; ++k) sum = fmaf(w[d][k][i], x[seen(d, j, k)][i], sum);
+    return sum;
+  }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(
     const Value* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
     const int* __restrict__ lengths, Value* __restrict__ out, Shape s, Stride sx, Stride so) {
   const Place p(s, lengths);
   if (!p.is_there) return;
-  float w[2][TAPS][VECTOR], b[2][VECTOR], window[WINDOW][VECTOR] = {};
-#pragma unroll
-  for (int d = 0; d < 2; ++d)
-    if (d < s.directions) load_weights(weight, bias, d, p.e, s.width, w[d], b[d]);
+  const Weights weights(weight, bias, p.e, s.width);
+  float kept[KEPT][VECTOR] = {};
+  Few coming[STEPS];
   x += p.b * sx.b + p.e;
   out += p.b * so.b + p.e;
-  const int last = min(p.first + RUN, s.length);
-  for (int t0 = p.first - REACH; t0 < last + REACH; t0 += STEPS) {
-    Few coming[STEPS];
+  read(x, sx.l, p.first - REACH, p.length, coming);
+  for (int t0 = p.first - REACH; t0 < p.last + REACH; t0 += STEPS) {
 #pragma unroll
-    for (int j = 0; j < STEPS; ++j)
-      coming[j] = read(x + (t0 + j) * sx.l, t0 + j >= 0 && t0 + j < p.length);
+    for (int j = 0; j < STEPS; ++j) widen(coming[j], kept[WINDOW - 1 + j]);
+    read(x, sx.l, t0 + STEPS, p.length, coming);
+    Value* to = out + (i64)(t0 - REACH) * so.l;
 #pragma unroll
-    for (int j = 0; j < STEPS; ++j) {
-      float f[VECTOR];
-      widen(coming[j], f);
-      push(window, f);
+    for (int j = 0; j < STEPS; ++j, to += so.l) {
       const int middle = t0 + j - REACH;
-      if (middle < p.first || middle >= last) continue;
+      float y[DIRECTIONS][VECTOR];
 #pragma unroll
-      for (int d = 0; d < 2; ++d) {
-        if (d >= s.directions) continue;
-        float y[VECTOR];
+      for (int d = 0; d < DIRECTIONS; ++d)
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-          const float v = convolved(window, w[d], b[d][i], (s.reversed >> d) & 1, i);
-          y[i] = middle < p.length ? v * sigmoid(v) : 0.f;
+          const float v = weights.convolved(kept, d, j, i);
+          y[d][i] = v * sigmoid(v);
         }
-        write(out + d * so.x + middle * so.l, y);
+      if (middle < p.first || middle >= p.last) continue;
+#pragma unroll
+      for (int d = 0; d < DIRECTIONS; ++d) {
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) y[d][i] = middle < p.length ? y[d][i] : 0.f;
+        write(to + d * so.x, y[d]);
       }
     }
-  }
-}
-
-// The gradient of what the convolution gave, before SiLU, at the window's middle.
-__device__ __forceinline__ void before_silu(
-    const float (&window)[WINDOW][VECTOR], const float (&w)[TAPS][VECTOR],
-    const float (&b)[VECTOR], bool is_reversed, const Few& above, float (&g)[VECTOR]) {
-  widen(above, g);
-#pragma unroll
-  for (int i = 0; i < VECTOR; ++i) {
-    const float v = convolved(window, w, b[i], is_reversed, i), s = sigmoid(v);
-    g[i] *= s * fmaf(v, 1.f - s, 1.f);
+    move_on(kept);
   }
 }
 
@@ -141,73 +148,63 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(
     Stride sdx) {
   const Place p(s, lengths);
   if (!p.is_there) return;
+  const Weights weights(weight, bias, p.e, s.width);
+  float dw[DIRECTIONS][TAPS][VECTOR] = {}, db[DIRECTIONS][VECTOR] = {};
+  float kept[KEPT][VECTOR] = {}, g[DIRECTIONS][KEPT][VECTOR] = {};  // g: before SiLU
+  Few coming[STEPS], above[DIRECTIONS][STEPS];
   x += p.b * sx.b + p.e;
   dout += p.b * so.b + p.e;
   dx += p.b * sdx.b + p.e;
-  const int last = min(p.first + RUN, s.length);
-  float w[2][TAPS][VECTOR], b[2][VECTOR];
-  float dw[2][TAPS][VECTOR] = {}, db[2][VECTOR] = {};
+  auto read_next = [&](int t) {
+    read(x, sx.l, t, p.length, coming);
 #pragma unroll
-  for (int d = 0; d < 2; ++d)
-    if (d < s.directions) load_weights(weight, bias, d, p.e, s.width, w[d], b[d]);
-  float window[WINDOW][VECTOR] = {}, g[2][WINDOW][VECTOR] = {};
+    for (int d = 0; d < DIRECTIONS; ++d)
+      read(dout + d * so.x, so.l, t - REACH, p.length, above[d]);
+  };
   // A token's gradient comes from REACH tokens on both sides, whose own windows reach as far again.
-  for (int t0 = p.first - 2 * REACH; t0 < last + 2 * REACH; t0 += STEPS) {
-    Few coming[STEPS], above[2][STEPS];
+  read_next(p.first - 2 * REACH);
+  for (int t0 = p.first - 2 * REACH; t0 < p.last + 2 * REACH; t0 += STEPS) {
 #pragma unroll
     for (int j = 0; j < STEPS; ++j) {
-      const int t = t0 + j, middle = t - REACH;  // of the window of x
-      coming[j] = read(x + t * sx.l, t >= 0 && t < p.length);
+      widen(coming[j], kept[WINDOW - 1 + j]);
 #pragma unroll
-      for (int d = 0; d < 2; ++d)
-        above[d][j] = read(dout + d * so.x + middle * so.l,
-                           d < s.directions && middle >= 0 && middle < p.length);
+      for (int d = 0; d < DIRECTIONS; ++d) widen(above[d][j], g[d][WINDOW - 1 + j]);
     }
+    read_next(t0 + STEPS);
+    Value* to = dx + (i64)(t0 - 2 * REACH) * sdx.l;
 #pragma unroll
-    for (int j = 0; j < STEPS; ++j) {
-      float f[VECTOR];
-      widen(coming[j], f);
-      push(window, f);
-      const int middle = t0 + j - REACH;
-#pragma unroll
-      for (int d = 0; d < 2; ++d) {
-        if (d >= s.directions) continue;
-        const bool is_reversed = (s.reversed >> d) & 1;
-        float now[VECTOR];
-        before_silu(window, w[d], b[d], is_reversed, above[d][j], now);
-        push(g[d], now);
-        if (middle < p.first || middle >= last) continue;
-#pragma unroll
-        for (int i = 0; i < VECTOR; ++i) {
-          db[d][i] += now[i];
-#pragma unroll
-          for (int k = 0; k < TAPS; ++k)
-            dw[d][k][i] = fmaf(now[i], is_reversed ? window[2 * REACH - k][i] : window[k][i],
-                               dw[d][k][i]);
-        }
-      }
-      const int done = middle - REACH;  // of the windows of gradients
-      if (done < p.first || done >= last) continue;
+    for (int j = 0; j < STEPS; ++j, to += sdx.l) {
+      const int middle = t0 + j - REACH, done = middle - REACH;
+      const bool is_own = middle >= p.first && middle < p.last;
       float sum[VECTOR] = {};
 #pragma unroll
-      for (int d = 0; d < 2; ++d) {
-        if (d >= s.directions) continue;
-        const bool is_reversed = (s.reversed >> d) & 1;
+      for (int d = 0; d < DIRECTIONS; ++d)
 #pragma unroll
-        for (int k = 0; k < TAPS; ++k)
+        for (int i = 0; i < VECTOR; ++i) {
+          const float v = weights.convolved(kept, d, j, i), at = sigmoid(v);
+          float& now = g[d][WINDOW - 1 + j][i];
+          now *= at * fmaf(v, 1.f - at, 1.f);
+          const float own = is_own ? now : 0.f;
+          db[d][i] += own;
 #pragma unroll
-          for (int i = 0; i < VECTOR; ++i)
-            sum[i] = fmaf(w[d][k][i], is_reversed ? g[d][k][i] : g[d][2 * REACH - k][i], sum[i]);
+          for (int k = 0; k < TAPS; ++k) {
+            dw[d][k][i] = fmaf(own, kept[seen(d, j, k)][i], dw[d][k][i]);
+            sum[i] = fmaf(weights.w[d][k][i], g[d][seeing(d, j, k)][i], sum[i]);
+          }
+        }
+      if (done >= p.first && done < p.last) {
+        if (done >= p.length)  // the forward has not read it
+#pragma unroll
+          for (int i = 0; i < VECTOR; ++i) sum[i] = 0.f;
+        write(to, sum);
       }
-      if (done >= p.length)  // the forward has not read it
-#pragma unroll
-        for (int i = 0; i < VECTOR; ++i) sum[i] = 0.f;
-      write(dx + done * sdx.l, sum);
     }
+    move_on(kept);
+#pragma unroll
+    for (int d = 0; d < DIRECTIONS; ++d) move_on(g[d]);
   }
 #pragma unroll
-  for (int d = 0; d < 2; ++d) {
-    if (d >= s.directions) continue;
+  for (int d = 0; d < DIRECTIONS; ++d) {
     const i64 row = ((i64)d * s.videos * s.runs + p.run) * s.width + p.e;
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {

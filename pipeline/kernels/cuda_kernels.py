@@ -51,6 +51,8 @@ class Kernel:
         self._function = function
         self._module = module  # kept as long as its function
         self._device = device
+        self._context = _context(device)
+        self._index = torch.cuda.current_device() if device.index is None else device.index
 
     def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
         """Runs it on its device's current stream.
@@ -60,18 +62,26 @@ class Kernel:
             blocks: Along x.
             threads: Of a block, along x.
         """
+        values = [_as_ctypes(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        if self._index == torch.cuda.current_device():
+            self._launch(addresses, blocks, threads)
+        else:
+            with torch.cuda.device(self._device):
+                self._launch(addresses, blocks, threads)
+
+    def _launch(self, addresses: Any, blocks: int, threads: int) -> None:
         from cuda.bindings import driver
 
-        values = [_as_ctypes(argument) for argument in arguments]
-        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         stream = torch.cuda.current_stream(self._device).cuda_stream
-        grid = (blocks, 1, 1, threads, 1, 1)
-        with torch.cuda.device(self._device):
-            _checked(
-                driver.cuLaunchKernel(
-                    self._function, *grid, 0, stream, ctypes.addressof(addresses), 0
-                )
+        # A thread that has not used CUDA has no context, though torch says that it has a device.
+        _checked(driver.cuCtxSetCurrent(self._context))
+        _checked(
+            driver.cuLaunchKernel(
+                self._function, blocks, 1, 1, threads, 1, 1, 0, stream,
+                ctypes.addressof(addresses), 0,
             )
+        )  # fmt: skip
 
 
 def compile_kernels(
@@ -92,10 +102,21 @@ def compile_kernels(
     )
     text = b"".join(source.read_bytes() for source in sources)
     with torch.cuda.device(device):
-        torch.cuda.current_stream()  # makes the context that modules are loaded into
+        _checked(driver.cuCtxSetCurrent(_context(device)))
         module = _module(sources[-1].stem, text, options)
         functions = [_checked(driver.cuModuleGetFunction(module, n.encode()))[0] for n in names]
     return tuple(Kernel(function, module, device) for function in functions)
+
+
+@cache
+def _context(device: torch.device) -> Any:
+    """Torch's, of a device."""
+    from cuda.bindings import driver
+
+    torch.cuda.synchronize(device)  # it is made
+    index = torch.cuda.current_device() if device.index is None else device.index
+    (ordinal,) = _checked(driver.cuDeviceGet(index))
+    return _checked(driver.cuDevicePrimaryCtxRetain(ordinal))[0]
 
 
 def _module(name: str, text: bytes, options: tuple[str, ...]) -> Any:

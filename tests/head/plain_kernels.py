@@ -123,3 +123,29 @@ def gate_backward(dout: Tensor, total: Tensor, gate: Tensor) -> tuple[Tensor, ..
     with torch.enable_grad():
         made = gate_in_words(own[0][None], own[1])
         return (*torch.autograd.grad((made * dout).sum(), own), made.detach())
+
+
+def norm_forward(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float,
+    out_dtype: torch.dtype, norms: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    total = x if added is None else (x + added).to(x.dtype)
+    normed = F.layer_norm(total.float(), weight.shape, weight, bias, eps).to(out_dtype)
+    return total, normed if norms else torch.zeros(0)
+
+
+def norm_backward(
+    dnormed: Tensor, dtotal: Tensor | None, total: Tensor, weight: Tensor, eps: float,
+    also: torch.dtype | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    own = [total.detach().float(), weight.detach(), torch.zeros_like(weight)]
+    with torch.enable_grad():
+        own = [tensor.requires_grad_() for tensor in own]
+        normed = F.layer_norm(own[0], weight.shape, own[1], own[2], eps)
+    dx, dweight, dbias = torch.autograd.grad(normed, own, dnormed.float())
+    dx = (dx if dtotal is None else dx + dtotal).to(total.dtype)
+    return dx, torch.zeros(0) if also is None else dx.to(also), dweight, dbias
+
+
+def narrow_and_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return x.to(dtype), x.float().flatten(0, -2).sum(0)

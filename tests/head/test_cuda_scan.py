@@ -3,10 +3,11 @@
 import pytest
 import torch
 from plain_kernels import conv_in_words, gate_in_words, scan_in_words
-from torch import Tensor
+from torch import Tensor, nn
 
 from muse.errors import UsageError
 from muse.head.mixers.choice import Mixer, new_mixer
+from muse.head.residual import ResMambaBlock
 from muse.head.scan import cuda as cuda_scan
 from muse.head.scan import cuda_block
 
@@ -172,16 +173,16 @@ def test_two_runs_give_the_same_bits() -> None:
 
 def test_operators_say_what_they_do() -> None:
     tensors = [t.requires_grad_() for t in inputs_of((2, 2, 40, 64), 16, torch.float32)]
-    torch.library.opcheck(cuda_scan.scan_forward, (*tensors, None, 2, True))
+    torch.library.opcheck(cuda_scan.scan_forward.registered, (*tensors, None, 2, True))
     with torch.no_grad():
         y, states = cuda_scan.scan_forward(*tensors, None, 2, True)
-        torch.library.opcheck(cuda_scan.scan_backward, (y, states, *tensors, None, 2))
+        torch.library.opcheck(cuda_scan.scan_backward.registered, (y, states, *tensors, None, 2))
     tokens = torch.randn(2, 40, 64, device="cuda")
     conv = (tokens, torch.randn(2, 64, 4, device="cuda"), torch.randn(2, 64, device="cuda"))
-    torch.library.opcheck(cuda_block.conv_forward, (*conv, None, 2))
-    torch.library.opcheck(cuda_block.conv_backward, (y.detach(), *conv, None, 2))
-    torch.library.opcheck(cuda_block.gate_forward, (y.detach(), tokens, True))
-    torch.library.opcheck(cuda_block.gate_backward, (tokens, tokens, tokens))
+    torch.library.opcheck(cuda_block.conv_forward.registered, (*conv, None, 2))
+    torch.library.opcheck(cuda_block.conv_backward.registered, (y.detach(), *conv, None, 2))
+    torch.library.opcheck(cuda_block.gate_forward.registered, (y.detach(), tokens, True))
+    torch.library.opcheck(cuda_block.gate_backward.registered, (tokens, tokens, tokens))
 
 
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
@@ -208,9 +209,36 @@ def test_a_fused_mixer_is_the_mixer(
         assert is_close(found.cpu(), wanted, 1e-4)
 
 
-def test_a_compiled_mixer_is_the_mixer() -> None:
+@pytest.mark.parametrize("autocasts", [False, True])
+def test_a_fused_block_is_the_block(autocasts: bool) -> None:
     torch.manual_seed(0)
-    mixer = new_mixer("bimamba-v2", 64, d_state=16, d_conv=4, expand=1, scan="cuda").cuda()
+    exact, fused = (
+        ResMambaBlock(
+            64, new_mixer("bimamba-v2", 64, d_state=16, d_conv=4, expand=1, scan=scan), dropout=0.0
+        )
+        for scan in ("cpu", "cuda")
+    )
+    nn.init.normal_(exact.gate.weight, std=0.2)  # a closed gate sends no gradient back
+    exact, fused = exact.double(), fused.cuda()
+    fused.load_state_dict(exact.state_dict())
+    tokens, length_B = torch.randn(3, 90, 64, dtype=torch.float64), torch.tensor([90, 33, 1])
+    is_token = (torch.arange(90) < length_B[:, None])[..., None]
+    results = []
+    for block, its in ((exact, tokens), (fused, tokens.float().cuda())):
+        its = its.clone().requires_grad_()
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocasts and its.is_cuda):
+            out = block(its, length_B.to(its.device)) * is_token.to(its.device)
+        results.append([out, *torch.autograd.grad(out.sum(), [its, *block.parameters()])])
+    for wanted, found in zip(*results, strict=True):
+        assert is_close(found.cpu(), wanted, 2e-2 if autocasts else 1e-4)
+
+
+def test_a_compiled_block_is_the_block() -> None:
+    torch.manual_seed(0)
+    mixer = ResMambaBlock(
+        64, new_mixer("bimamba-v2", 64, d_state=16, d_conv=4, expand=1, scan="cuda"), dropout=0.0
+    ).cuda()
+    nn.init.normal_(mixer.gate.weight, std=0.2)
     compiled = torch.compile(mixer, fullgraph=True)
     results = []
     for module in (mixer, compiled):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muse.head.mixers import fused, mamba
+from muse.head.mixers import fused
 from muse.head.mixers.choice import Mixer, new_mixer
 
 
@@ -31,7 +31,7 @@ def fused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether mixers run fused, on the kernels' plain side."""
     for name in KERNELS:
         monkeypatch.setattr(fused, name, getattr(plain_kernels, name))
-    return lambda is_fused: monkeypatch.setattr(mamba, "runs_fused", lambda *_, **__: is_fused)
+    return lambda is_fused: monkeypatch.setattr(fused, "runs_fused", lambda *_, **__: is_fused)
 
 
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
