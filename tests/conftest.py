@@ -52,18 +52,6 @@ def _own_randomness() -> Iterator[None]:
         torch.set_num_threads(torch_state[1])
 
 
-@pytest.fixture
-def cuda() -> Any:
-    """The CUDA device; without one the test is skipped, or fails under MUSE_REQUIRE_CUDA=1."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if os.environ.get("MUSE_REQUIRE_CUDA") == "1":
-        pytest.fail("MUSE_REQUIRE_CUDA=1, but torch sees no CUDA device")
-    pytest.skip("no CUDA device (MUSE_REQUIRE_CUDA=1 turns this into a failure)")
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of third-party media: MUSE_REAL_DATA, else ``shared/data`` beside the checkout."""

@@ -20,6 +20,7 @@ from muse.pipeline.kernels.cuda_kernels import (
     compile_kernels,
     why_unavailable,
 )
+from muse.pipeline.kernels.operator import operator
 
 SLOPE = 1.702
 _SOURCE = Path(__file__).parent / "quick_gelu.cu"
@@ -41,41 +42,32 @@ def quick_gelu(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         made: Tensor = _QuickGelu.apply(x)
         return made
-    return _forward(x)
+    return quick_gelu_forward(x)
 
 
 class _QuickGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _forward(x)
+        return quick_gelu_forward(x)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _backward(dout, x)
+        return quick_gelu_backward(dout, x)
 
 
-# An operator of torch.library takes longer to call than the kernel to launch. So it is there for
-# torch.compile, which needs one, and a step by itself goes past it.
-
-
-def _forward(x: Tensor) -> Tensor:
-    return quick_gelu_forward(x) if torch.compiler.is_compiling() else _run_forward(x)
-
-
-def _backward(dout: Tensor, x: Tensor) -> Tensor:
-    return quick_gelu_backward(dout, x) if torch.compiler.is_compiling() else _run_backward(dout, x)
-
-
-@torch.library.custom_op("muse::quick_gelu_forward", mutates_args=())
+@operator("muse::quick_gelu_forward")
 def quick_gelu_forward(x: Tensor) -> Tensor:
     """x sigmoid(1.702 x).
 
     Args:
         x: Of any shape, float32, bfloat16 or float16, on a CUDA device.
     """
-    return _run_forward(x)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    _run(0, x, out)
+    return out
 
 
 @quick_gelu_forward.register_fake
@@ -83,29 +75,18 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("muse::quick_gelu_backward", mutates_args=())
+@operator("muse::quick_gelu_backward")
 def quick_gelu_backward(dout: Tensor, x: Tensor) -> Tensor:
     """The gradient of x, from that of `quick_gelu_forward`'s output, of the same dtype."""
-    return _run_backward(dout, x)
+    dout, x = dout.contiguous(), x.contiguous()
+    dx = torch.empty_like(x)
+    _run(1, dout, x, dx)
+    return dx
 
 
 @quick_gelu_backward.register_fake
 def _(dout: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
-
-
-def _run_forward(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    _run(0, x, out)
-    return out
-
-
-def _run_backward(dout: Tensor, x: Tensor) -> Tensor:
-    dout, x = dout.contiguous(), x.contiguous()
-    dx = torch.empty_like(x)
-    _run(1, dout, x, dx)
-    return dx
 
 
 def _run(place: int, *tensors: Tensor) -> None:
