@@ -7,7 +7,8 @@
 //   VECTOR  8, 4, 2 or 1, which divides W and at which all arrays are aligned,
 //   DTYPE   of the stream x, of values.cuh, which stands before this,
 //   ADDED   of what is added to it,
-//   OUT     of what is normed.
+//   OUT     of what is normed,
+//   WEIGHT  of the norm's weight and bias, where the forward reads them.
 
 #define THREADS 256
 #define WARPS (THREADS / 32)
@@ -23,6 +24,7 @@ typedef float Row[PIECES][VECTOR];  // a lane's values of a row
 typedef Kind<DTYPE>::Value X;
 typedef Kind<ADDED>::Value Added;
 typedef Kind<OUT>::Value Out;
+typedef Kind<WEIGHT>::Value Weight;
 
 __device__ __forceinline__ int column(int k) { return ((threadIdx.x & 31) + 32 * k) * VECTOR; }
 __device__ __forceinline__ bool is_there(int k) {
@@ -73,8 +75,8 @@ EACH for (int i = 0; i < VECTOR; ++i) f[k][i] *= scale;
 
 // sum = x + added, kept where there is a place for it; normed = LN(sum) w + b, likewise.
 extern "C" __global__ void __launch_bounds__(THREADS) norm_forward(
-    const X* __restrict__ x, const Added* __restrict__ added, const float* __restrict__ weight,
-    const float* __restrict__ bias, X* __restrict__ sum, Out* __restrict__ normed, i64 rows,
+    const X* __restrict__ x, const Added* __restrict__ added, const Weight* __restrict__ weight,
+    const Weight* __restrict__ bias, X* __restrict__ sum, Out* __restrict__ normed, i64 rows,
     float eps) {
   const i64 row = (i64)blockIdx.x * WARPS + threadIdx.x / 32;
   if (row >= rows) return;
@@ -92,8 +94,8 @@ EACH for (int i = 0; i < VECTOR; ++i) f[k][i] = wide(narrow(f[k][i]));
   if (!normed) return;
   standardise(f, eps);
   Row w, b;
-  load<0>(weight, w);
-  load<0>(bias, b);
+  load<WEIGHT>(weight, w);
+  load<WEIGHT>(bias, b);
 EACH for (int k = 0; k < PIECES; ++k)
 EACH for (int i = 0; i < VECTOR; ++i) f[k][i] = fmaf(f[k][i], w[k][i], b[k][i]);
   store<OUT>(normed + row * WIDTH, f);

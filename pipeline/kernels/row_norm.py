@@ -60,13 +60,17 @@ def add_norm(
         wide = total.float() if total.dtype.itemsize < torch.float32.itemsize else total
         normed = F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias.to(wide.dtype), eps)
         return total, normed.to(out_dtype)
-    found: tuple[Tensor, Tensor] = _AddNorm.apply(x, added, weight, bias, eps, out_dtype)
-    return found
+    if torch.is_grad_enabled():
+        found: tuple[Tensor, Tensor] = _AddNorm.apply(x, added, weight, bias, eps, out_dtype)
+        return found
+    # The weights as they are: beside a small batch's norm their casts would be two kernels more.
+    total, normed = norm_forward(x, added, weight, bias.to(weight.dtype), eps, out_dtype, True)
+    return x if added is None else total, normed
 
 
 def takes(x: Tensor, weight: Tensor, out_dtype: torch.dtype, *others: Tensor) -> bool:
     """Whether the kernels take these rows."""
-    dtypes = {x.dtype, out_dtype, *(other.dtype for other in others)}
+    dtypes = {x.dtype, weight.dtype, out_dtype, *(other.dtype for other in others)}
     return (
         x.is_cuda and dtypes <= DTYPES.keys() and weight.shape[0] <= MAX_WIDTH and _is_available()
     )
@@ -131,8 +135,8 @@ def norm_forward(
     Args:
         x: (..., W) float32, bfloat16 or float16, on a CUDA device.
         added: (..., W) of any of these, or None.
-        weight: (W,) float32.
-        bias: (W,) float32.
+        weight: (W,) of any of these.
+        bias: (W,) of the same.
         eps: Of the norm.
         out_dtype: Of the norm.
         norms: Whether the norm is asked for, or the sum alone.
@@ -141,7 +145,8 @@ def norm_forward(
     total, normed = _empty_like(x, added, out_dtype, norms)
     if x.numel():
         tensors = (x, weight, bias, *(() if added is None else (added,)))
-        forward, _, _ = _kernels(x, added.dtype if added is not None else x.dtype, normed, tensors)
+        dtypes = (x.dtype if added is None else added.dtype, weight.dtype)
+        forward, _, _ = _kernels(x, dtypes, normed, tensors)
         num_rows = x.numel() // x.shape[-1]
         forward(
             x, added, weight, bias, None if added is None else total, normed if norms else None,
@@ -187,7 +192,7 @@ def norm_backward(
     sums = weight.new_empty((blocks, 2, total.shape[-1]))
     if num_rows:
         tensors = (dnormed, total, weight, *(() if dtotal is None else (dtotal,)))
-        _, backward, _ = _kernels(total, also or total.dtype, dnormed, tensors)
+        _, backward, _ = _kernels(total, (also or total.dtype, weight.dtype), dnormed, tensors)
         backward(
             dnormed, dtotal, total, weight, dx, twice if also else None, sums,
             ctypes.c_longlong(num_rows), ctypes.c_float(eps), blocks=blocks, threads=_THREADS,
@@ -214,7 +219,7 @@ def narrow_and_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     blocks = min(_BLOCKS_OF_A_SUM, -(-num_rows // _WARPS))
     sums = x.new_empty((blocks, x.shape[-1]), dtype=torch.float32)
     if num_rows:
-        _, _, narrow = _kernels(x, x.dtype, out, (x,))
+        _, _, narrow = _kernels(x, (x.dtype, torch.float32), out, (x,))
         narrow(x, out, sums, ctypes.c_longlong(num_rows), blocks=blocks, threads=_THREADS)
     return out, sums.sum(0)
 
@@ -232,13 +237,14 @@ def _empty_like(
 
 
 def _kernels(
-    x: Tensor, added: torch.dtype, out: Tensor, tensors: tuple[Tensor, ...]
+    x: Tensor, dtypes: tuple[torch.dtype, torch.dtype], out: Tensor, tensors: tuple[Tensor, ...]
 ) -> tuple[Kernel, ...]:
+    """For a stream, dtypes of what is added to it and of the weights, and what is normed."""
     width = x.shape[-1]
     # What torch allocates is aligned; a part of it may not be.
     is_aligned = all(tensor.data_ptr() % _ALIGNMENT == 0 for tensor in tensors)
     vector = math.gcd(width, 8) if is_aligned else 1
-    return _compiled(width, vector, x.dtype, added, out.dtype, x.device)
+    return _compiled(width, vector, x.dtype, *dtypes, out.dtype, x.device)
 
 
 @cache
@@ -247,6 +253,7 @@ def _compiled(
     vector: int,
     stream: torch.dtype,
     added: torch.dtype,
+    weight: torch.dtype,
     out: torch.dtype,
     device: torch.device,
 ) -> tuple[Kernel, ...]:
@@ -256,6 +263,7 @@ def _compiled(
         "DTYPE": DTYPES[stream],
         "ADDED": DTYPES[added],
         "OUT": DTYPES[out],
+        "WEIGHT": DTYPES[weight],
     }
     names = ("norm_forward", "norm_backward", "narrow_and_sum")
     return compile_kernels([VALUES, _SOURCE], names, macros, device)
