@@ -72,6 +72,21 @@ def test_kernels_are_right(rows: int, width: int, stream: torch.dtype, half: tor
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_without_a_gradient_weights_are_read_as_they_are(dtype: torch.dtype) -> None:
+    own = [tensor.to(dtype) for tensor in drawn(77, 768, "cuda")]
+    with torch.no_grad():
+        found = add_norm(*own, EPS, dtype)
+        alone, _ = add_norm(own[0], None, own[2], own[3], EPS, dtype)
+    assert alone is own[0]
+    with_gradient = add_norm(own[0].clone().requires_grad_(), *own[1:], EPS, dtype)
+    assert all(torch.equal(*pair) for pair in zip(found, with_gradient, strict=True))
+    for one, other in zip(found, in_words(*(t.double() for t in own)), strict=True):
+        assert is_close(one, other, TOLERANCE[dtype])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_no_row_gives_nothing_and_an_unaligned_part_is_taken() -> None:
     x, _, weight, bias = drawn(9, 64, "cuda")
     total, normed = add_norm(x[:0], None, weight, bias, EPS, torch.bfloat16)
