@@ -6,9 +6,10 @@ often the run was cut off. Knows nothing of how clips are decoded or workers are
 """
 
 import dataclasses
+import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from muse.pipeline.encoders.base import Encoder, build_encoder
-from muse.pipeline.encoders.exact_resize import is_exact_on, resized_levels
+from muse.pipeline.encoders.batches import BatchEncoder, FrameBatch, FramePart, Maps
+from muse.pipeline.encoders.exact_resize import is_exact_on
 from muse.pipeline.encoders.pil_resize import resize_of
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.feature_rows import FeatureRows
 from muse.pipeline.golden import measure_golden, require_same_golden
-from muse.pipeline.header import EncoderInfo, Golden, require_same_encoder
+from muse.pipeline.header import EncoderInfo, Golden, StoreHeader, require_same_encoder
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printable
@@ -52,6 +54,7 @@ class ShardEncoder:
         self._encoder: Encoder = build_encoder(
             setting.spec, device=setting.device, precision=setting.precision
         )
+        self._batch_encoder = BatchEncoder(self._encoder, device=setting.device)
         self._device = setting.device
         self._store: StoreWriter | None = None
         self.spans = SpanLog(worker)
@@ -107,14 +110,7 @@ class ShardEncoder:
         """
         started = time.perf_counter()
         decoded = {place: clip for (place, _), clip in zip(shard.to_decode, clips, strict=True)}
-        rows = self._kept_rows(shard)
-        size = self._opened().header.batch_videos
-        for start in range(0, len(shard.videos), size):
-            batch = {
-                place: decoded[place] for place in range(start, start + size) if place in decoded
-            }
-            if batch:
-                rows.update(self._measured_batch(shard, batch, start))
+        rows = {**self._kept_rows(shard), **self._encoded(shard, decoded)}
         for place, original in shard.copies.items():
             rows[place] = self._copy(shard, place, original, rows)
         seconds = {"wait": wait_seconds, "encode": time.perf_counter() - started}
@@ -155,48 +151,46 @@ class ShardEncoder:
             )
         return embeddings
 
-    def _measured_batch(
-        self, shard: VideoShard, clips: Mapping[int, Clip | Failure], start: int
-    ) -> dict[int, Row]:
-        frames = [len(clip.frames_THWC) for clip in clips.values() if isinstance(clip, Clip)]
-        with self.spans.measured(
-            "encode",
-            what=f"shard {shard.index}, places {start} to {max(clips)}",
-            num_items=len(frames),
-            num_frames=sum(frames),
-        ):
-            return self._encode_batch(clips, start)
+    def _encoded(self, shard: VideoShard, decoded: Mapping[int, Clip | Failure]) -> dict[int, Row]:
+        """Features of a shard's clips by their places, and the failures as they are.
 
-    def _encode_batch(self, clips: Mapping[int, Clip | Failure], start: int) -> dict[int, Row]:
-        """Features of up to ``batch_videos`` clips, in one forward pass of a constant shape."""
+        A span of ``encode`` lasts from the rows of one batch to those of the next, so spans never
+        overlap, whatever the device does meanwhile.
+        """
         header = self._opened().header
-        frames, size = header.sampling.num_frames, header.encoder.preprocessing.size
-        rows: dict[int, Row] = {p: c for p, c in clips.items() if isinstance(c, Failure)}
-        if len(rows) == len(clips):
-            return rows
-        pixels = np.zeros((header.batch_videos, frames, size, size, 3), dtype=np.uint8)
-        for place, clip in clips.items():
-            if isinstance(clip, Clip):
-                pixels[place - start, : len(clip.frames_THWC)] = self._inputs(clip)
-        wanted = encoded_views(header.views)  # of frames alone none
-        frames_BHWC = pixels.reshape(-1, size, size, 3)
-        raw = self._encoder.encode_frames(frames_BHWC, wanted) if wanted else {}
-        for place, clip in clips.items():
-            if isinstance(clip, Clip):
-                first = (place - start) * frames
-                maps = {name: tokens[first : first + frames] for name, tokens in raw.items()}
-                rows[place] = _features(clip, maps, views=header.views, num_frames=frames)
+        rows: dict[int, Row] = {p: clip for p, clip in decoded.items() if isinstance(clip, Failure)}
+        batches = _batches({p: c for p, c in decoded.items() if isinstance(c, Clip)}, header)
+        maps = self._maps_of(batches)
+        for first, clips in batches.items():
+            with self.spans.measured(
+                "encode",
+                what=f"shard {shard.index}, places {first} to {max(clips)}",
+                num_items=len(clips),
+                num_frames=sum(len(clip.frames_THWC) for clip in clips.values()),
+            ):
+                rows.update(_rows(clips, next(maps), header=header))
         return rows
 
-    def _inputs(self, clip: Clip) -> NDArray[np.uint8]:
-        """(T', size, size, 3) the clip's frames as the encoder's input."""
-        if clip.unresized_from is None:
-            return clip.frames_THWC
-        resize = resize_of(*clip.unresized_from, self._encoder.info.preprocessing)
-        parts_THWC = torch.tensor(clip.frames_THWC, device=self._device)  # Ray's are read-only
-        levels = resized_levels(parts_THWC, resize).permute(0, 2, 3, 1)
-        inputs_THWC: NDArray[np.uint8] = levels.cpu().numpy()
-        return inputs_THWC
+    def _maps_of(self, batches: Mapping[int, Mapping[int, Clip]]) -> Iterator[Maps]:
+        """Of each batch, in their order; of frames alone none are made."""
+        header = self._opened().header
+        wanted, num_frames = encoded_views(header.views), header.sampling.num_frames
+        if not wanted:
+            return itertools.repeat({})
+        sent = (
+            FrameBatch(
+                num_frames=header.batch_videos * num_frames,
+                parts=[self._part(clip, (p - first) * num_frames) for p, clip in clips.items()],
+            )
+            for first, clips in batches.items()
+        )
+        return self._batch_encoder.maps_of(sent, wanted)
+
+    def _part(self, clip: Clip, first: int) -> FramePart:
+        """A clip's frames, from their place in a batch on."""
+        size = clip.unresized_from
+        resize = resize_of(*size, self._encoder.info.preprocessing) if size is not None else None
+        return FramePart(first=first, frames_NHWC=clip.frames_THWC, resize=resize)
 
     def _kept_rows(self, shard: VideoShard) -> dict[int, Row]:
         """Rows that are committed and stay as they are, read back."""
@@ -244,6 +238,25 @@ def _changed_meanwhile(video: VideoRef) -> Failure:
         reason="unreadable",
         message=f"{path}: changed during the run. Run again with --retry-failed unreadable.",
     )
+
+
+def _batches(clips: Mapping[int, Clip], header: StoreHeader) -> dict[int, dict[int, Clip]]:
+    """Clips by their places, in batches by their first places; those without any are left out."""
+    batches: dict[int, dict[int, Clip]] = {}
+    for place in sorted(clips):
+        first = place - place % header.batch_videos
+        batches.setdefault(first, {})[place] = clips[place]
+    return batches
+
+
+def _rows(clips: Mapping[int, Clip], maps: Maps, *, header: StoreHeader) -> dict[int, Row]:
+    """The clips' features, of the maps of the batch that they are in."""
+    num_frames, rows = header.sampling.num_frames, dict[int, Row]()
+    for place, clip in clips.items():
+        first = place % header.batch_videos * num_frames
+        own = {name: tokens[first : first + num_frames] for name, tokens in maps.items()}
+        rows[place] = _features(clip, own, views=header.views, num_frames=num_frames)
+    return rows
 
 
 def _features(

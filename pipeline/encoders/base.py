@@ -6,6 +6,7 @@ space. It knows nothing of videos, files of ours or Ray.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,17 +30,28 @@ class Encoder(Protocol):
         """What its features depend on."""
         ...
 
-    def encode_frames(
-        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
-    ) -> dict[str, NDArray[np.float16]]:
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
         """Maps of (B, size, size, 3) RGB frames, class token first, not normalised.
 
+        All that it does is left to the device: the host does not wait for it.
+
         Args:
-            frames_BHWC: Cropped frames.
+            frames_BHWC: uint8, cropped, on the encoder's device.
             views: Of `muse.pipeline.views.encoded_views`: ``tokens`` is (B, K, D),
                 ``unprojected`` and ``block:k`` are (B, K, W). All from one forward pass, and
                 each with the same bits whatever the others are.
+
+        Returns:
+            On the device, of any floating type.
         """
+        ...
+
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
+        """`frame_maps` of one batch, as they are stored; for many `encoders.batches` is quicker."""
         ...
 
     def encode_texts(
@@ -124,13 +136,29 @@ def dtype_of(precision: str) -> torch.dtype:
 def normalised_input(
     frames_BHWC: NDArray[np.uint8], preprocessing: Preprocessing, *, device: str
 ) -> Tensor:
-    """(B, 3, size, size) float32: RGB in [0, 1], mean subtracted, divided by std."""
-    pixels = torch.from_numpy(frames_BHWC).to(device).permute(0, 3, 1, 2).float() / 255.0
+    """(B, 3, size, size) float32 of frames that are not on the device yet."""
+    return normalised(torch.from_numpy(frames_BHWC).to(device).permute(0, 3, 1, 2), preprocessing)
+
+
+def normalised(levels_B3SS: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(B, 3, size, size) float32: RGB in [0, 1], mean subtracted, divided by std.
+
+    Args:
+        levels_B3SS: uint8, on any device.
+        preprocessing: The encoder's.
+    """
+    mean, std = _mean_and_std(preprocessing, levels_B3SS.device)
+    return (levels_B3SS.float() / 255.0 - mean) / std
+
+
+@lru_cache(maxsize=8)
+def _mean_and_std(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept on the device: to bring them there makes the host wait for all that it computes."""
     mean, std = (
         torch.tensor(values, device=device).view(1, 3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    return (pixels - mean) / std
+    return mean, std
 
 
 def as_float16(values: Tensor, *, what: str) -> NDArray[np.float16]:
@@ -141,17 +169,44 @@ def as_float16(values: Tensor, *, what: str) -> NDArray[np.float16]:
         what: Which values they are, for the message.
 
     Raises:
-        EncoderError: If one is not finite in float16: such a token would poison every mean.
+        EncoderError: If one is not finite in float16.
     """
-    stored: NDArray[np.float16] = values.detach().to(torch.float16).contiguous().cpu().numpy()
-    # Infinities and NaN have the largest bits. NumPy's isfinite takes 15 times as long on float16.
-    if (stored.view(np.uint16) & 0x7FFF).max(initial=0) >= _FLOAT16_INFINITY_BITS:
+    stored = values.detach().to(torch.float16).contiguous().cpu()
+    array: NDArray[np.float16] = stored.numpy()
+    require_finite(array, int(largest_bits(stored)) if stored.numel() else 0, what=what)
+    return array
+
+
+def largest_bits(stored: Tensor) -> Tensor:
+    """The largest of the bits behind the signs of float16 values: infinities' and NaN's, if any.
+
+    Args:
+        stored: float16 of any shape, not empty.
+
+    Returns:
+        A number, int16, on the device that they are on. On a CPU as fast as it reads, where
+        NumPy's isfinite takes 15 times as long.
+    """
+    return (stored.view(torch.int16) & 0x7FFF).max()
+
+
+def require_finite(stored: NDArray[np.float16], bits: int, *, what: str) -> None:
+    """Nothing, if stored values are finite.
+
+    Args:
+        stored: Of any shape.
+        bits: Of `largest_bits`.
+        what: Which values they are, for the message.
+
+    Raises:
+        EncoderError: If one is not: such a token would poison every mean.
+    """
+    if bits >= _FLOAT16_INFINITY_BITS:
         raise EncoderError(
             f"{what}: {int((~np.isfinite(stored)).sum())} of {stored.size} values are not finite "
             "in float16. Try --precision fp32; if that fails too, the weights are damaged, or a "
             "block's output is too large to be stored."
         )
-    return stored
 
 
 def hash_of_weights(weights: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from muse.errors import EncoderError
-from muse.pipeline.encoders.base import as_float16, dtype_of, hash_of_weights, normalised_input
+from muse.pipeline.encoders.base import as_float16, dtype_of, hash_of_weights, normalised
 from muse.pipeline.encoders.open_clip import imagenet_class_names
 from muse.pipeline.header import EncoderInfo, Preprocessing
 
@@ -79,9 +79,9 @@ class ConseEncoder:
         return cls(image_tower, text_tower, info=info, device=device)
 
     @torch.no_grad()
-    def encode_frames(
-        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
-    ) -> dict[str, NDArray[np.float16]]:
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
         """``tokens`` (B, 50, 384): the mixture of the whole frame, then of each cell of its map.
 
         The network averages its last map and then applies one linear layer, so the layer applied
@@ -89,21 +89,24 @@ class ConseEncoder:
         """
         assert set(views) <= {"tokens"}, views  # `arrays_of` refuses all others
         size = len(frames_BHWC) if self._device != "cpu" else _FRAMES_PER_PASS_CPU
-        passes = [
-            self._encode_pass(frames_BHWC[start : start + size])
-            for start in range(0, len(frames_BHWC), size)
-        ]
-        return {"tokens": np.concatenate(passes)}
+        passes = [self._tokens(part) for part in torch.split(frames_BHWC, size)]
+        return {"tokens": torch.cat(passes)}
 
-    def _encode_pass(self, frames_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        pixels = normalised_input(frames_BHWC, self.info.preprocessing, device=self._device)
+    @torch.no_grad()
+    def encode_frames(
+        self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
+    ) -> dict[str, NDArray[np.float16]]:
+        """`frame_maps` as they are stored."""
+        maps = self.frame_maps(torch.from_numpy(frames_BHWC).to(self._device), views)
+        return {view: as_float16(tokens, what=f"view {view!r}") for view, tokens in maps.items()}
+
+    def _tokens(self, frames_BHWC: Tensor) -> Tensor:
+        pixels = normalised(frames_BHWC.permute(0, 3, 1, 2), self.info.preprocessing)
         features_BCHW = self._image_tower.extract_features(pixels.to(self._dtype))
         cells_BPC = features_BCHW.flatten(2).transpose(1, 2)
         pooled_BKC = torch.cat([cells_BPC.mean(dim=1, keepdim=True), cells_BPC], dim=1)
         logits_BKC = self._image_tower._fc(pooled_BKC).float()
-        return as_float16(
-            mixture_of_classes(logits_BKC, self._class_embeddings_CD), what="view 'tokens'"
-        )
+        return mixture_of_classes(logits_BKC, self._class_embeddings_CD)
 
     @torch.no_grad()
     def encode_texts(

@@ -8,6 +8,8 @@ Knows nothing of encoders.
 # Legend: N frames, C channels, H and W of the source, S side of the output, O rows or columns of an
 # output, I of an input.
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,15 +65,24 @@ def _pass(levels_NCHW: Tensor, span: Span, *, is_down: bool) -> Tensor:
     """One axis resized: int32 levels, halves up, 0 and 255 where sums overshoot."""
     dtype = _exact_dtype(span)
     pixels_NCHW = levels_NCHW.to(dtype)
-    weights_OI = torch.from_numpy(span.weights_OI).to(levels_NCHW.device)
-    high_OI = (weights_OI + (1 << (_LOW_BITS - 1))) >> _LOW_BITS
+    halves = _halves(span, levels_NCHW.device, dtype)
     with torch.autocast(levels_NCHW.device.type, enabled=False):
         high, low = (
-            half_OI.to(dtype) @ pixels_NCHW if is_down else pixels_NCHW @ half_OI.to(dtype).t()
-            for half_OI in (high_OI, weights_OI - (high_OI << _LOW_BITS))
+            half_OI @ pixels_NCHW if is_down else pixels_NCHW @ half_OI.t() for half_OI in halves
         )
     sums = (high.to(torch.int32) << _LOW_BITS) + low.to(torch.int32)
     return ((sums + (1 << (COEFFICIENT_BITS - 1))) >> COEFFICIENT_BITS).clamp_(0, LEVELS)
+
+
+@lru_cache(maxsize=64)
+def _halves(span: Span, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(O, I) each: the high and the low halves of a span's coefficients.
+
+    Kept on the device: to bring them there makes the host wait for all that it computes.
+    """
+    weights_OI = torch.from_numpy(span.weights_OI).to(device)
+    high_OI = (weights_OI + (1 << (_LOW_BITS - 1))) >> _LOW_BITS
+    return high_OI.to(dtype), (weights_OI - (high_OI << _LOW_BITS)).to(dtype)
 
 
 def _exact_dtype(span: Span) -> torch.dtype:

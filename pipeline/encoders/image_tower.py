@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from muse.pipeline.encoders.base import normalised
 from muse.pipeline.encoders.exact_resize import input_levels
 from muse.pipeline.encoders.known_vit import why_unknown_image
 from muse.pipeline.encoders.vit_forward import embed_patches, run_blocks, runs_on
@@ -134,7 +135,7 @@ class ImageTower(nn.Module):
         parts = zip(torch.split(frames_NSSC, num_frames), boxes, strict=True)
         cut = [_levels_of(_cut(*part), self.preprocessing) for part in parts if len(part[0])]
         levels = torch.cat(cut) if cut else _levels_of(frames_NSSC, self.preprocessing)
-        return _normalised(levels, self.preprocessing)
+        return normalised(levels, self.preprocessing)
 
 
 def random_boxes(num_videos: int, *, smallest: int, largest: int) -> list[tuple[int, int, int]]:
@@ -160,21 +161,13 @@ def pixels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
         frames_NSSC: (N, S, S, 3) uint8 RGB of any side.
         preprocessing: The encoder's.
     """
-    return _normalised(_levels_of(frames_NSSC, preprocessing), preprocessing)
+    return normalised(_levels_of(frames_NSSC, preprocessing), preprocessing)
 
 
 def _levels_of(frames_NSSC: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(N, 3, size, size) uint8: squares, resized whole."""
     whole = dataclasses.replace(preprocessing, resize_to=preprocessing.size)
     return input_levels(frames_NSSC, whole)
-
-
-def _normalised(pixels_N3SS: Tensor, preprocessing: Preprocessing) -> Tensor:
-    mean, std = (
-        torch.tensor(values, device=pixels_N3SS.device).view(1, 3, 1, 1)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return (pixels_N3SS.float() / 255 - mean) / std
 
 
 def _cut(frames_NSSC: Tensor, box: tuple[int, int, int]) -> Tensor:

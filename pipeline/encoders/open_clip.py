@@ -25,7 +25,7 @@ from muse.pipeline.encoders.base import (
     as_float16,
     dtype_of,
     hash_of_weights,
-    normalised_input,
+    normalised,
 )
 from muse.pipeline.encoders.known_vit import is_known_image
 from muse.pipeline.encoders.vit_forward import (
@@ -76,12 +76,19 @@ class OpenClipEncoder:
         return encoder
 
     @torch.no_grad()
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
+        """Maps of all tokens, class token first: (B, K, D) projected, (B, K, W) before that."""
+        pixels = normalised(frames_BHWC.permute(0, 3, 1, 2), self.info.preprocessing)
+        return self._maps(pixels.to(self._dtype), views)
+
+    @torch.no_grad()
     def encode_frames(
         self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
     ) -> dict[str, NDArray[np.float16]]:
-        """Maps of all tokens, class token first: (B, K, D) projected, (B, K, W) before that."""
-        pixels = normalised_input(frames_BHWC, self.info.preprocessing, device=self._device)
-        maps = self._maps(pixels.to(self._dtype), views)
+        """`frame_maps` as they are stored."""
+        maps = self.frame_maps(torch.from_numpy(frames_BHWC).to(self._device), views)
         return {view: as_float16(tokens, what=f"view {view!r}") for view, tokens in maps.items()}
 
     @torch.no_grad()

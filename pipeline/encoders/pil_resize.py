@@ -24,9 +24,12 @@ COEFFICIENT_BITS = 22
 LEVELS = 255
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Span:
-    """The part of an axis that a crop of its resized form is made of."""
+    """The part of an axis that a crop of its resized form is made of.
+
+    `span_of` makes each once, so that one is equal to itself alone.
+    """
 
     start: int
     """First row or column that is read."""

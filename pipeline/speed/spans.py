@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 StageName = Literal["decode", "encode", "write", "captions"]
-"""What takes a worker's time and brings a run forward."""
+"""What takes a worker's time and brings a run forward. ``encode`` lasts from one batch's rows to
+those of the next, whatever the device does meanwhile, so the spans of one encoder never overlap."""
 Activity = StageName | Literal["start", "wait"]
 """``start``: a decoding process comes up. ``wait``: an encoder has no clips yet."""
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from muse.pipeline.decoding.decoder import DecodeTask, attempt
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
@@ -42,6 +44,12 @@ class PatientEncoder:
         colours_BC = frames_BHWC.mean(axis=(1, 2)) / 255 + 0.25
         tokens = np.stack([colours_BC * share for share in (1.0, 0.5, 0.25, 0.125, 2.0)], axis=1)
         return {"tokens": tokens.astype(np.float16)}
+
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
+        maps = self.encode_frames(frames_BHWC.numpy(), views)
+        return {view: torch.from_numpy(tokens) for view, tokens in maps.items()}
 
     def encode_texts(
         self, texts: Sequence[str], text_length: int | None = None

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from runs import Runs, WithoutProcess, clip_of_word
 from small_store import SmallStore
+from torch import Tensor
 
 from muse.pipeline import plan, schedule_local, shards, store_writer, verify, zarr_layout
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
@@ -220,6 +222,12 @@ class PlainEncoder:
         for place, quarter in enumerate(quarters):
             tokens[:, place, :3] = quarter.mean(axis=(1, 2)) / 255 + 0.25
         return {"tokens": tokens}
+
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
+        maps = self.encode_frames(frames_BHWC.numpy(), views)
+        return {view: torch.from_numpy(tokens) for view, tokens in maps.items()}
 
     def encode_texts(
         self, texts: Sequence[str], text_length: int | None = None

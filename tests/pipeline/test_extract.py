@@ -24,6 +24,7 @@ from muse.pipeline import schedule_local, shards
 from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoding.decode import decode_clip
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, attempt
+from muse.pipeline.encoders import batches
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.encoders.exact_resize import resized_levels
 from muse.pipeline.encoders.pil_resize import Resize
@@ -329,7 +330,7 @@ def test_frames_that_the_encoder_resizes_make_the_same_store(
         return resized_levels(parts, resize)
 
     monkeypatch.setattr(shards.ShardEncoder, "resizes", True)
-    monkeypatch.setattr(shards, "resized_levels", noted)
+    monkeypatch.setattr(batches, "resized_levels", noted)
     other = dataclasses.replace(config, out=tmp_path / "other")
     extract(other, listing)
     assert [min(size) for size in resized] == [36, 36]  # of a and b; c is larger than its resize

@@ -198,6 +198,7 @@ def test_a_store_of_frames_alone_asks_the_encoder_for_no_frame(
         encoder = plain_encoder(spec, device=device, precision=precision)
         monkeypatch.setattr(shards, "measure_golden", lambda encoder: None)
         monkeypatch.setattr(encoder, "encode_frames", None)
+        monkeypatch.setattr(encoder, "frame_maps", None)
         return encoder
 
     monkeypatch.setattr(shards, "build_encoder", built)

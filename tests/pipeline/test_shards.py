@@ -1,16 +1,22 @@
 """One shard: batches of a constant shape, so a video's bits do not depend on its neighbours."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from muse.errors import IncompatibleStoreError
 from muse.pipeline import shards
 from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.encoders.batches import BatchEncoder
 from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.encoders.transfers import NoTransfer
 from muse.pipeline.header import Sampling
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.plan import CaptionShard, VideoShard, header_of
@@ -199,6 +205,59 @@ def test_a_copy_has_its_original_s_bits_and_its_own_name(
     copy = ZarrStore.open(store.location).read_clip(2)
     assert copy.video_id == "v2"
     assert copy.tokens_TKD.tobytes() == store.read_clip(0).tokens_TKD.tobytes()
+
+
+def test_rows_are_whole_and_in_order_where_batches_have_to_go_in_halves(
+    make_clip: MakeClip,
+    encode: Callable[..., ZarrStore],
+    shard_encoder: ShardEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clips = [make_clip(number, num_frames=3 - number % 2) for number in range(5)]
+    whole = encode(clips, name="whole")
+    encoder = shard_encoder._encoder
+    maps_of_few = encoder.frame_maps
+
+    def frame_maps(frames_BHWC: Tensor, views: Sequence[str]) -> dict[str, Tensor]:
+        if len(frames_BHWC) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return maps_of_few(frames_BHWC, views)
+
+    monkeypatch.setattr(encoder, "frame_maps", frame_maps)
+    monkeypatch.setattr(shard_encoder, "_batch_encoder", BatchEncoder(encoder, device="cpu"))
+    halves = encode(clips, name="halves")
+    for row in range(5):
+        left, right = whole.read_clip(row), halves.read_clip(row)
+        np.testing.assert_array_equal(left.valid_T, right.valid_T)
+        np.testing.assert_allclose(left.tokens_TKD, right.tokens_TKD, atol=5e-3)
+
+
+@pytest.mark.parametrize("num_transfers", [1, 2])
+def test_spans_of_encoding_tell_each_batch_and_never_overlap(
+    make_clip: MakeClip,
+    make_failure: Callable[[int], Failure],
+    encode: Callable[..., ZarrStore],
+    shard_encoder: ShardEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    num_transfers: int,
+) -> None:
+    transfers = [NoTransfer() for _ in range(num_transfers)]
+    monkeypatch.setattr(shard_encoder._batch_encoder, "_transfers", transfers)
+    shard_encoder.spans.taken()
+    failed = {number: make_failure(number) for number in (1, 4, 5)}
+    short = make_clip(7, num_frames=2)
+    started = time.perf_counter()
+    encode([make_clip(0), failed[1], make_clip(2), make_clip(3), failed[4], failed[5], short])
+    elapsed_seconds = time.perf_counter() - started
+    spans = [span for span in shard_encoder.spans.taken() if span.activity == "encode"]
+    assert [(span.num_items, span.num_frames) for span in spans] == [(1, 3), (2, 6), (1, 2)]
+    assert [span.what for span in spans] == [
+        "shard 0, places 0 to 0",
+        "shard 0, places 2 to 3",
+        "shard 0, places 6 to 6",
+    ]
+    assert all(left.end_seconds <= right.start_seconds + 1e-3 for left, right in pairwise(spans))
+    assert sum(span.seconds for span in spans) <= elapsed_seconds
 
 
 def test_a_store_of_another_encoder_is_refused(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.speed import device_probe
@@ -19,6 +20,11 @@ class EncoderOf:
     def __init__(self, plain: Encoder, work: Callable[[], object]) -> None:
         self.info = plain.info
         self._plain, self._work = plain, work
+
+    def frame_maps(
+        self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+    ) -> dict[str, Tensor]:
+        return self._plain.frame_maps(frames_BHWC, views)
 
     @torch.no_grad()
     def encode_frames(

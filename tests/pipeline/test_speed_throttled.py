@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from runs import Runs, WithoutProcess, clip_of_word
+from torch import Tensor
 
 from muse.errors import StoreError, TooManyFailuresError, UsageError
 from muse.pipeline import schedule_local, shards
@@ -56,10 +57,15 @@ def _slow_encoder(monkeypatch: pytest.MonkeyPatch, *, frames: float, texts: floa
             self._encoder = encoder
             self.info = encoder.info
 
+        def frame_maps(
+            self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+        ) -> dict[str, Tensor]:
+            time.sleep(frames)
+            return self._encoder.frame_maps(frames_BHWC, views)
+
         def encode_frames(
             self, frames_BHWC: NDArray[np.uint8], views: Sequence[str] = ("tokens",)
         ) -> dict[str, NDArray[np.float16]]:
-            time.sleep(frames)
             return self._encoder.encode_frames(frames_BHWC, views)
 
         def encode_texts(
