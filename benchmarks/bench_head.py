@@ -52,6 +52,8 @@ def passing(head: MuseAggregator, tokens_BLD: Tensor, *, trains: bool) -> Callab
             out_BLD = head._through_blocks(sequence)
         if trains:
             out_BLD.backward(gradient_BLD)
+            head.zero_grad(set_to_none=True)  # as a training does
+            tokens_BLD.grad = None
 
     gradient_BLD = torch.randn_like(tokens_BLD)
     return step

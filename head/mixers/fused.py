@@ -10,50 +10,21 @@ memory (ADR 0035). What it computes is what `muse.head.mixers.mamba` does step b
 # Legend: X directions, S convolutions (X, or one that all share), B videos, L tokens, M = B * L,
 # D width, E inner width, N state size, R rank of Δ, P = R + 2 N, W taps.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.scan.cuda import bits_of, padded_states, scan_backward, scan_forward
+from muse.head.mixers.mixer_weights import MixerParts, MixerWeights, weights_of
+from muse.head.scan.cuda import bits_of, scan_backward, scan_forward
 from muse.head.scan.cuda_block import (
-    MAX_TAPS,
     conv_backward,
     conv_forward,
     gate_backward,
     gate_forward,
 )
 from muse.head.scan.select import ScanBackend, resolve_backend
-
-Layer = TypeVar("Layer", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Direction:
-    """What one scan has of its own; two may share all but ``A_log``."""
-
-    conv: nn.Conv1d
-    x_proj: nn.Linear
-    dt_proj: nn.Linear
-    A_log: Tensor
-    D: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixerParts:
-    """All that a mixer computes with."""
-
-    in_proj: nn.Linear
-    """To the scans' input and the gate."""
-    directions: Sequence[Direction]
-    """One or two."""
-    reversed_X: Sequence[bool]
-    """Whether a direction begins at its sequences' ends."""
-    out_proj: nn.Linear
-    """Behind the gate."""
 
 
 class FusableMixer(nn.Module):
@@ -119,43 +90,6 @@ def as_lengths(length_B: Tensor | None, tokens_BLD: Tensor) -> Tensor | None:
 def needs_gradient(*tensors: Tensor) -> bool:
     """Whether anything must be kept."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def weights_of(parts: MixerParts, dtype: torch.dtype) -> "MixerWeights":
-    """Of all directions, with ``dtype`` for products."""
-    directions = parts.directions
-    convs = _different([direction.conv for direction in directions])
-    assert convs[0].weight.shape[-1] <= MAX_TAPS
-    x_projs = _different([direction.x_proj for direction in directions])
-    dt_projs = _different([direction.dt_proj for direction in directions])
-    rates = -torch.stack([direction.A_log for direction in directions]).float().exp()
-    missing = padded_states(rates.shape[-1]) - rates.shape[-1]
-    return MixerWeights(
-        into=parts.in_proj.weight.to(dtype),
-        conv=torch.stack([conv.weight.flatten(1) for conv in convs]).float(),
-        conv_bias=torch.stack([_bias(conv) for conv in convs]).float(),
-        x=torch.stack([projection.weight for projection in x_projs]).to(dtype),
-        dt=torch.stack([projection.weight for projection in dt_projs]).to(dtype),
-        A=F.pad(rates, (0, missing)) if missing else rates,
-        skip=torch.stack([direction.D for direction in directions]).float(),
-        dt_bias=torch.stack([_bias(direction.dt_proj) for direction in directions]).float(),
-        out=parts.out_proj.weight.to(dtype),
-    )
-
-
-class MixerWeights(NamedTuple):
-    """Of all directions, in the dtypes that they are used in; A with zeros up to a size that the
-    scan has, which add states that stay 0."""
-
-    into: Tensor  # (2E, D)
-    conv: Tensor  # (S, E, W)
-    conv_bias: Tensor  # (S, E)
-    x: Tensor  # (S, P, E)
-    dt: Tensor  # (S, E, R)
-    A: Tensor  # (X, E, N)
-    skip: Tensor  # (X, E)
-    dt_bias: Tensor  # (X, E)
-    out: Tensor  # (D, E)
 
 
 class _Scanned(NamedTuple):
@@ -270,7 +204,7 @@ def scan_gradients(
     directions: int,
     weights: MixerWeights,
 ) -> tuple[Tensor, MixerWeights]:
-    """Of the tokens and of each weight but the last, whose place is empty."""
+    """Of the tokens and of each weight but ``out``, whose place is empty."""
     width = weights.out.shape[1]
     u_BLE = F.linear(tokens_BLD, weights.into[:width])
     scanned = _scan_inputs(u_BLE, lengths, directions, weights)
@@ -294,9 +228,16 @@ def scan_gradients(
     dinto = torch.cat([outer(du_BLE, tokens_BLD), outer(opened.dgate_BLE, tokens_BLD)])
     dskip, ddt_bias = dskip_dbias_2XBE.sum(2)
     return dtokens_MD.view_as(tokens_BLD), MixerWeights(
-        dinto, dconv_weight, dconv_bias, dx_weight, ddt_weight, dA_XBEN.sum(1), dskip, ddt_bias,
-        weights.out.new_empty(0),
-    )  # fmt: skip
+        into=dinto,
+        out=weights.out.new_empty(0),
+        x=dx_weight,
+        dt=ddt_weight,
+        conv=dconv_weight,
+        conv_bias=dconv_bias,
+        skip=dskip,
+        dt_bias=ddt_bias,
+        A=dA_XBEN.sum(1),
+    )
 
 
 def _projection_gradients(
@@ -329,13 +270,3 @@ def _outer_by_video(rows_SBLC: Tensor, others_SBLK: Tensor) -> Tensor:
 def _with_zeros(values_SMN: Tensor, num_states: int) -> Tensor:
     missing = num_states - values_SMN.shape[-1]
     return F.pad(values_SMN, (0, missing)) if missing else values_SMN
-
-
-def _different(layers: Sequence[Layer]) -> list[Layer]:
-    """Each once, in order."""
-    return list(dict.fromkeys(layers))
-
-
-def _bias(layer: nn.Conv1d | nn.Linear) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muse.head.mixers.fused import (
-    MixerParts,
-    MixerWeights,
     OpenedGate,
     as_lengths,
     mix,
@@ -25,8 +23,8 @@ from muse.head.mixers.fused import (
     open_gate,
     outer,
     scan_gradients,
-    weights_of,
 )
+from muse.head.mixers.mixer_weights import MixerParts, MixerWeights, weights_of
 from muse.head.scan.cuda import bits_of
 from muse.pipeline.kernels.row_norm import narrow_and_sum, norm_backward, norm_forward
 

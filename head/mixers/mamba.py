@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.mixers.fused import Direction, FusableMixer, MixerParts, fused_mixer
+from muse.head.mixers.fused import FusableMixer, fused_mixer
+from muse.head.mixers.mixer_weights import Direction, MixerParts
 from muse.head.ordering import reverse_sequences
 from muse.head.scan.select import ScanBackend, select_scan
 
