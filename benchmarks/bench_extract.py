@@ -11,7 +11,8 @@ of the whole run still mean something.
 
 Usage: python benchmarks/bench_extract.py FOLDER [--corpora 320x240x15g30 320x240x15g250 ...]
            [--videos PATH] [--ways muse plain pool decode] [--engine ray]
-           [--encoder openclip:muse-nano] [--num-videos 512] [--cores N] [--rounds 3]
+           [--encoder openclip:muse-nano] [--num-videos 512] [--shard-size 64] [--cores N]
+           [--rounds 3]
 On a GPU: --encoder openclip:ViT-B-32-quickgelu/random:0.
 """
 
@@ -55,6 +56,7 @@ def run_way(way: str, flags: argparse.Namespace) -> dict[str, Any]:
         sampling=Sampling(kind=flags.kind, num_frames=flags.num_frames),
         processes=flags.cores,
         batch_videos=flags.batch_videos,
+        shard_size=flags.shard_size,
     )
     started = time.perf_counter()
     with _Costs() as costs:
@@ -185,7 +187,7 @@ def measured(name: str, videos: Sequence[Path], flags: argparse.Namespace) -> di
 
 def _fresh(way: str, videos: Path, out: Path, flags: argparse.Namespace) -> dict[str, Any]:
     """A run in a process of its own, which has the cores that it may use."""
-    options = ("encoder", "engine", "kind", "num_frames", "batch_videos", "cores")
+    options = ("encoder", "engine", "kind", "num_frames", "batch_videos", "shard_size", "cores")
     given = [f"--{name.replace('_', '-')}={getattr(flags, name)}" for name in options]
     command = [sys.executable, __file__, str(videos), f"--out={out}", f"--way={way}", *given]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -220,7 +222,7 @@ def main() -> None:
     parser.add_argument("--engine", default="ray", choices=("ray", "local"))
     parser.add_argument("--encoder", default="openclip:muse-nano")
     parser.add_argument("--kind", default="uniform", choices=("uniform", "fps", "keyframes"))
-    sizes = {"num-frames": 12, "num-videos": 512, "batch-videos": 8, "rounds": 3}
+    sizes = {"num-frames": 12, "num-videos": 512, "batch-videos": 8, "shard-size": 64, "rounds": 3}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))

@@ -55,6 +55,8 @@ class Work:
     processes: int
     batch_videos: int
     """Videos a forward pass, in every way."""
+    shard_size: int
+    """Of muse."""
 
 
 # -- muse ------------------------------------------------------------------------------------------
@@ -69,6 +71,7 @@ def by_muse(work: Work) -> dict[str, Any]:
         engine=work.engine,  # type: ignore[arg-type]
         sampling=work.sampling,
         batch_videos=work.batch_videos,
+        shard_size=work.shard_size,
         finds_duplicates=False,  # the same file under many names is work here
         workers=Workers(num_decoders=work.processes),
     )

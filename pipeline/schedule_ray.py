@@ -1,8 +1,8 @@
-"""The Ray engine: decode tasks on CPUs, encoding actors on GPUs. The only importer of ray.
+"""The Ray engine: decode tasks on CPUs, encoding actors on GPUs, on all nodes that there are now.
 
 A shard's clips go straight from the decode tasks to the actor that owns the shard; the driver sees
-reports only. At most two shards an actor are in flight, so the object store stays small whatever
-the number of videos. Knows nothing of what the stages do.
+reports only. Few shards an actor are in flight, so the object store stays small whatever the number
+of videos; they are more as nodes join. Knows nothing of what the stages do.
 """
 
 import contextlib
@@ -10,43 +10,30 @@ import dataclasses
 import functools
 import logging
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
-from ray.exceptions import (
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from muse.errors import EncoderError, MuseError, UsageError, WorkerError
-from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.ray_workers import EncodeActor, decode_video
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
-from muse.pipeline.speed.report import DeviceRates, Workforce
-from muse.pipeline.speed.spans import Measured, Stopwatch
-from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
+from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.speed.report import Workforce
+from muse.pipeline.speed.spans import Measured
 
-if TYPE_CHECKING:
-    from muse.pipeline.shards import ShardEncoder
-
-SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0  # between two looks at the cluster's size
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
 _RETRIES = 3  # of a task or actor whose worker or node died
 _MOVING_SECONDS = 5.0  # until Ray has noticed that a node is gone; doubled each time
-
-_decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
 
 
 class RayEngine:
@@ -80,14 +67,15 @@ class RayEngine:
             self.close()
             raise UsageError(f"num_encoders {num_actors}: this Ray has {num_gpus} GPUs.")
         self._actors = [
-            ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
+            ray.remote(**options)(EncodeActor).remote(setting) for _ in range(num_actors)
         ]
         self._limits = workers.limits
-        num_cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         self._workforce = Workforce(
-            num_decoders=num_cpus,
+            num_decoders=self._num_cpus,
             num_encoders=num_actors,
-            num_cores=available_cpus() if address is None else num_cpus,
+            num_cores=available_cpus() if address is None else self._num_cpus,
             device=device,
         )
 
@@ -136,11 +124,13 @@ class RayEngine:
             leaves_resize=_result_of(self._actors[0].resizes.remote()),
         )
         work = _Submission(location, tasks_of, limits=self._limits)
+        shard_size = max((len(shard.to_decode) for shard in videos), default=1)
         in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
         num_lost = 0  # since the last receipt
         while todo or in_flight:
+            most = self._shards_in_flight(shard_size)
             for place, actor in enumerate(self._actors):
-                while todo and _load_of(place, in_flight.values()) < SHARDS_IN_FLIGHT:
+                while todo and _load_of(place, in_flight.values()) < most:
                     shard = todo.popleft()
                     in_flight[work.submit(shard, actor)] = (shard, place)
             ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_SECONDS)
@@ -159,6 +149,15 @@ class RayEngine:
                     num_lost = 0
                     yield measured
                     yield receipt
+
+    def _shards_in_flight(self, shard_size: int) -> int:
+        """Of each actor, for the CPUs that the cluster has now: nodes join and leave."""
+        if time.monotonic() > self._next_look:
+            self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+        return shards_in_flight(
+            shard_size, num_decoders=self._num_cpus, num_encoders=len(self._actors)
+        )
 
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
@@ -191,7 +190,7 @@ class _Submission:
         self._location = location
         self._tasks_of = tasks_of
         self._limits = limits
-        self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(_decode)
+        self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(decode_video)
         self._pending: list[Any] = []
         self._num_decoded = 0
 
@@ -212,95 +211,6 @@ class _Submission:
             )
             self._num_decoded += len(ready)
         return self._num_decoded
-
-
-def _decode(task: DecodeTask, limits: DecodeLimits) -> Decoded:
-    decoder = _decoders.get(limits)
-    if decoder is None:
-        decoder = _decoders[limits] = IsolatedDecoder(limits)
-    return timed_decode(decoder, task, worker=f"decoder {_process()}")
-
-
-def _process() -> str:
-    """Of this worker, among all of a cluster."""
-    return f"{platform.node()}:{os.getpid()}"
-
-
-class _EncodeActor:
-    """A `ShardEncoder`, built at its first call: an error then reaches the driver whole."""
-
-    def __init__(self, encoder: EncoderSetting) -> None:
-        self._setting = encoder
-        self._shard_encoder: ShardEncoder | None = None
-        self._open_location: str | None = None
-
-    def info(self) -> EncoderInfo:
-        return self._built().info()
-
-    def golden(self) -> Golden:
-        return self._built().golden
-
-    def resizes(self) -> bool:
-        return self._built().resizes
-
-    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
-        return self._built().device_rates(views)
-
-    def encode_videos(
-        self, location: str, shard: VideoShard, references: list[Any]
-    ) -> tuple[Measured, Receipt]:
-        watch = Stopwatch()
-        decoded = [
-            _decoded_of(video, reference)
-            for (_, video), reference in zip(shard.to_decode, references, strict=True)
-        ]
-        wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
-        clips = [each.clip for each in decoded]
-        encoder = self._ready(location)
-        receipt = encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
-        spans = [span for each in decoded for span in each.spans]
-        return Measured(spans=(*spans, wait, *encoder.spans.taken())), receipt
-
-    def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
-        encoder = self._ready(location)
-        receipt = encoder.encode_captions(shard)
-        return Measured(spans=encoder.spans.taken()), receipt
-
-    def _ready(self, location: str) -> "ShardEncoder":
-        """With the store open; after a restart of this actor, open again."""
-        encoder = self._built()
-        if self._open_location != location:
-            encoder.open_store(location)
-            self._open_location = location
-        return encoder
-
-    def _built(self) -> "ShardEncoder":
-        if self._shard_encoder is None:
-            from muse.pipeline.shards import (
-                ShardEncoder,  # torch, which decoding workers do without
-            )
-
-            self._shard_encoder = ShardEncoder(self._setting, worker=_encoder_name())
-        return self._shard_encoder
-
-
-def _encoder_name() -> str:
-    return f"encoder {_process()}"
-
-
-def _decoded_of(video: VideoRef, reference: Any) -> Decoded:
-    """The decoded clip; a worker that died in every try is the failure of its video.
-
-    Nothing else is: a node without libav or a full object store must not mark videos as broken.
-    """
-    try:
-        decoded: Decoded = ray.get(reference)
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        words = " ".join(str(error).split())[:200]
-        reason = "out_of_memory" if isinstance(error, OutOfMemoryError) else "crashed"
-        message = f"{video.path}: {words}"
-        return Decoded(clip=decode_failure(video, reason=reason, message=message))
-    return decoded
 
 
 def _result_of(reference: Any) -> Any:
