@@ -64,6 +64,10 @@ class EncodeActor:
         """What its device can do at most."""
         return self._built().device_rates(views)
 
+    def open_store(self, location: str) -> None:
+        """As the first shard does otherwise: an encoder that doesn't fit the store is refused."""
+        self._ready(location)
+
     def encode_videos(
         self, location: str, shard: VideoShard, references: list[Any]
     ) -> tuple[Measured, Receipt]:

@@ -5,7 +5,6 @@ reports only. Few shards an actor are in flight, so the object store stays small
 of videos; they are more as nodes join. Knows nothing of what the stages do.
 """
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from muse.errors import EncoderError, MuseError, UsageError, WorkerError
+from muse.errors import EncoderError, UsageError, WorkerError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
-from muse.pipeline.ray_workers import EncodeActor, decode_video
+from muse.pipeline.ray_encoders import RETRIES, ActorLostError, RayEncoders, result_of
+from muse.pipeline.ray_workers import decode_video
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
 from muse.pipeline.speed.report import Workforce
@@ -32,7 +31,6 @@ from muse.pipeline.speed.spans import Measured
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between two looks at the cluster's size
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
-_RETRIES = 3  # of a task or actor whose worker or node died
 _MOVING_SECONDS = 5.0  # until Ray has noticed that a node is gone; doubled each time
 
 
@@ -44,7 +42,7 @@ class RayEngine:
     ) -> None:
         if encoder.device not in ("auto", "cpu", "cuda"):
             raise EncoderError(f"device {encoder.device!r}: choose auto, cpu or cuda.")
-        self._actors: list[Any] = []
+        self._encoders: RayEncoders | None = None
         self._started_ray = _connect(address, num_cpus=workers.num_decoders)
         # The cluster is asked, not this process: a driver may well have no GPU.
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -55,20 +53,13 @@ class RayEngine:
         if on_gpu and not num_gpus:
             self.close()
             raise EncoderError(f"device {device!r}: this Ray has no GPU. Use --device cpu.")
-        options = {
-            "num_gpus": 1 if on_gpu else 0,
-            "num_cpus": 0,  # the CPUs are counted for decoding
-            "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
-            "max_task_retries": _RETRIES,
-        }
         setting = dataclasses.replace(encoder, device=device)
         num_actors = workers.num_encoders or (num_gpus if on_gpu else 1)
         if on_gpu and num_actors > num_gpus:
             self.close()
             raise UsageError(f"num_encoders {num_actors}: this Ray has {num_gpus} GPUs.")
-        self._actors = [
-            ray.remote(**options)(EncodeActor).remote(setting) for _ in range(num_actors)
-        ]
+        follows_gpus = on_gpu and workers.num_encoders is None
+        self._encoders = RayEncoders(setting, num_actors=num_actors, follows_gpus=follows_gpus)
         self._limits = workers.limits
         self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
         self._next_look = time.monotonic() + _LOOK_SECONDS
@@ -81,7 +72,7 @@ class RayEngine:
 
     def workforce(self, views: Sequence[str]) -> Workforce:
         """Of the cluster as it was when the engine started; all devices are like the first."""
-        rates = _result_of(self._actors[0].device_rates.remote(views))
+        rates = result_of(self._actors[0].device_rates.remote(views))
         return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
@@ -99,12 +90,12 @@ class RayEngine:
                 f"{_PLACING_SECONDS:g} s: the cluster's GPUs are taken. Name fewer with "
                 "--num-encoders."
             )
-        infos: list[EncoderInfo] = [_result_of(reference) for reference in ready]
+        infos: list[EncoderInfo] = [result_of(reference) for reference in ready]
         return infos[0]
 
     def golden(self) -> Golden:
         """Of the first actor's encoder; every actor compares its own when it opens a store."""
-        golden: Golden = _result_of(self._actors[0].golden.remote())
+        golden: Golden = result_of(self._actors[0].golden.remote())
         return golden
 
     def run(
@@ -121,14 +112,17 @@ class RayEngine:
             decode_tasks,
             sampling=sampling,
             preprocessing=self.encoder_info().preprocessing,
-            leaves_resize=_result_of(self._actors[0].resizes.remote()),
+            leaves_resize=result_of(self._actors[0].resizes.remote()),
         )
         work = _Submission(location, tasks_of, limits=self._limits)
         shard_size = max((len(shard.to_decode) for shard in videos), default=1)
         in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
         num_lost = 0  # since the last receipt
         while todo or in_flight:
-            most = self._shards_in_flight(shard_size)
+            self._look_at_cluster(location)
+            most = shards_in_flight(
+                shard_size, num_decoders=self._num_cpus, num_encoders=len(self._actors)
+            )
             for place, actor in enumerate(self._actors):
                 while todo and _load_of(place, in_flight.values()) < most:
                     shard = todo.popleft()
@@ -138,10 +132,10 @@ class RayEngine:
             for reference in ready:
                 shard, _ = in_flight.pop(reference)
                 try:
-                    measured, receipt = _result_of(reference)
-                except _ActorLostError:  # with its node; its own retries end before it has moved
+                    measured, receipt = result_of(reference)
+                except ActorLostError:  # with its node; its own retries end before it has moved
                     num_lost += 1
-                    if num_lost > _RETRIES * len(self._actors):
+                    if num_lost > RETRIES * len(self._actors):
                         raise
                     time.sleep(_MOVING_SECONDS * 2 ** min(num_lost - 1, 3))
                     todo.appendleft(shard)
@@ -150,26 +144,25 @@ class RayEngine:
                     yield measured
                     yield receipt
 
-    def _shards_in_flight(self, shard_size: int) -> int:
-        """Of each actor, for the CPUs that the cluster has now: nodes join and leave."""
-        if time.monotonic() > self._next_look:
-            self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
+    @property
+    def _actors(self) -> list[Any]:
+        assert self._encoders is not None
+        return self._encoders.actors
+
+    def _look_at_cluster(self, location: str) -> None:
+        """Every few seconds: nodes join and leave."""
+        if time.monotonic() > self._next_look and self._encoders is not None:
+            resources = ray.cluster_resources()
+            self._num_cpus = int(resources.get("CPU", 1))
+            self._encoders.follow(int(resources.get("GPU", 0)), location)
             self._next_look = time.monotonic() + _LOOK_SECONDS
-        return shards_in_flight(
-            shard_size, num_decoders=self._num_cpus, num_encoders=len(self._actors)
-        )
 
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
-        for actor in self._actors:
-            with contextlib.suppress(RayError, RuntimeError, OSError):  # Ray may be gone itself
-                ray.kill(actor)
+        if self._encoders is not None:
+            self._encoders.close()
         if self._started_ray:
             ray.shutdown()
-
-
-class _ActorLostError(WorkerError):
-    """An encoding actor can't be reached; Ray may start it again elsewhere."""
 
 
 def _load_of(place: int, in_flight: Iterable[tuple[Any, int]]) -> int:
@@ -190,7 +183,7 @@ class _Submission:
         self._location = location
         self._tasks_of = tasks_of
         self._limits = limits
-        self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(decode_video)
+        self._decode = ray.remote(num_cpus=1, max_retries=RETRIES)(decode_video)
         self._pending: list[Any] = []
         self._num_decoded = 0
 
@@ -211,26 +204,6 @@ class _Submission:
             )
             self._num_decoded += len(ready)
         return self._num_decoded
-
-
-def _result_of(reference: Any) -> Any:
-    """What a call gave, or the error it raised, without Ray's wrapping."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause: BaseException = error
-        while isinstance(cause, RayTaskError):  # an error of a task that another one awaited
-            cause = cause.cause
-        if isinstance(cause, MuseError):
-            raise cause from None
-        raise
-    except RayError as error:
-        words = " ".join(str(error).split())[:300]
-        kind = _ActorLostError if isinstance(error, RayActorError) else WorkerError
-        raise kind(
-            f"Ray lost a worker or its result: {words}. What was committed is safe: "
-            "run the same command again."
-        ) from error
 
 
 def _connect(address: str | None, *, num_cpus: int | None) -> bool:

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),  # of ray
 ]
-NUM_VIDEOS = 120
+NUM_VIDEOS = 400
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def decoding_workers(node: Any) -> list[int]:
-    """Processes of a node in which videos are decoded just now."""
+def workers(node: Any, name: str) -> list[int]:
+    """Processes of a node that are at such a task just now, or are such an actor."""
     raylet = int(node.all_processes["raylet"][0].process.pid)
-    return [pid for pid in descendants(raylet) if title(pid).startswith("ray::decode_video")]
+    return [pid for pid in descendants(raylet) if title(pid).startswith(f"ray::{name}")]
 
 
 def test_a_node_that_joins_gets_work_and_one_that_leaves_costs_nothing(
@@ -71,11 +71,36 @@ def test_a_node_that_joins_gets_work_and_one_that_leaves_costs_nothing(
     driver = Driver(run)
     assert wait_until(lambda: has_receipts(run.out))
     second = cluster.add_node(num_cpus=2, object_store_memory=10**8)
-    assert wait_until(lambda: len(decoding_workers(second)) == 2)
+    assert wait_until(lambda: len(workers(second, "decode_video")) == 2)
     assert driver.is_running
     third = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    assert wait_until(lambda: bool(decoding_workers(third)))
+    assert wait_until(lambda: bool(workers(third, "decode_video")))
     assert driver.is_running
     cluster.remove_node(second, allow_graceful=False)  # with clips that nobody has read yet
     assert driver.outcome() == "done"
     assert_same(run.out, undisturbed_many)
+
+
+def test_a_gpu_that_joins_gets_an_encoder(
+    many_videos: Path, undisturbed_many: ZarrStore, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 10**8}  # GPUs as Ray counts them
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **small})
+    run = Run(
+        out=tmp_path / "store",
+        videos=many_videos,
+        engine="ray",
+        address=str(cluster.address),
+        device="cuda",
+        settings={"finds_duplicates": False},
+    )
+    driver = Driver(run)
+    assert wait_until(lambda: has_receipts(run.out))
+    second = cluster.add_node(**small)
+    assert wait_until(lambda: bool(workers(second, "EncodeActor.encode_videos")))
+    assert driver.outcome() == "done"
+    assert_same(run.out, undisturbed_many)
+    cluster.shutdown()
