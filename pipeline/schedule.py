@@ -7,6 +7,7 @@ processes that only decode import this.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
+
+MIN_SHARDS_IN_FLIGHT = 2  # for each encoder: one encoded, one decoded meanwhile
+_VIDEOS_AHEAD = 2  # for each decoder: some videos are long, and it should not wait for others'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +85,15 @@ class Engine(Protocol):
 def available_cpus() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shards_in_flight(shard_size: int, *, num_decoders: int, num_encoders: int) -> int:
+    """Shards that each encoder has in hand: one to encode, and videos for all decoders meanwhile.
+
+    This bounds the memory that clips take. On few cores it is two whatever the videos.
+    """
+    videos_ahead = _VIDEOS_AHEAD * num_decoders / num_encoders
+    return max(MIN_SHARDS_IN_FLIGHT, 1 + math.ceil(videos_ahead / max(1, shard_size)))
 
 
 def decode_tasks(

@@ -13,13 +13,11 @@ from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
+from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
 from muse.pipeline.shards import ShardEncoder
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured, Stopwatch
 from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
-
-SHARDS_AHEAD = 1  # decoded while another is encoded; bounds the memory that clips take
 
 
 class LocalEngine:
@@ -66,6 +64,10 @@ class LocalEngine:
         """The receipt of every shard, in order; the next is decoded while one is encoded."""
         self._shard_encoder.open_store(location)
         preprocessing = self.encoder_info().preprocessing
+        shard_size = max((len(shard.to_decode) for shard in videos), default=1)
+        most = shards_in_flight(
+            shard_size, num_decoders=self._workforce.num_decoders, num_encoders=1
+        )
         ahead: deque[tuple[VideoShard, list[Future[Decoded]]]] = deque()
         for shard in videos:
             tasks = decode_tasks(
@@ -75,7 +77,7 @@ class LocalEngine:
                 leaves_resize=self._shard_encoder.resizes,
             )
             ahead.append((shard, [self._threads.submit(self._decode, task) for task in tasks]))
-            if len(ahead) > SHARDS_AHEAD:
+            if len(ahead) == most:
                 yield from self._encode(*ahead.popleft())
         while ahead:
             yield from self._encode(*ahead.popleft())

@@ -1,52 +1,37 @@
-"""The Ray engine: decode tasks on CPUs, encoding actors on GPUs. The only importer of ray.
+"""The Ray engine: decode tasks on CPUs, encoding actors on GPUs, on all nodes that there are now.
 
 A shard's clips go straight from the decode tasks to the actor that owns the shard; the driver sees
-reports only. At most two shards an actor are in flight, so the object store stays small whatever
-the number of videos. Knows nothing of what the stages do.
+reports only. Few shards an actor are in flight, so the object store stays small whatever the number
+of videos; they are more as nodes join. Knows nothing of what the stages do.
 """
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
-from ray.exceptions import (
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    WorkerCrashedError,
-)
 
-from muse.errors import EncoderError, MuseError, UsageError, WorkerError
-from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.errors import EncoderError, UsageError, WorkerError
+from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.ray_encoders import RETRIES, ActorLostError, RayEncoders, result_of
+from muse.pipeline.ray_workers import decode_video
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks
-from muse.pipeline.speed.report import DeviceRates, Workforce
-from muse.pipeline.speed.spans import Measured, Stopwatch
-from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
+from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.speed.report import Workforce
+from muse.pipeline.speed.spans import Measured
 
-if TYPE_CHECKING:
-    from muse.pipeline.shards import ShardEncoder
-
-SHARDS_IN_FLIGHT = 2  # for each encoding actor: one encoded, one decoded meanwhile
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0  # between two looks at the cluster's size
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
-_RETRIES = 3  # of a task or actor whose worker or node died
 _MOVING_SECONDS = 5.0  # until Ray has noticed that a node is gone; doubled each time
-
-_decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
 
 
 class RayEngine:
@@ -57,7 +42,7 @@ class RayEngine:
     ) -> None:
         if encoder.device not in ("auto", "cpu", "cuda"):
             raise EncoderError(f"device {encoder.device!r}: choose auto, cpu or cuda.")
-        self._actors: list[Any] = []
+        self._encoders: RayEncoders | None = None
         self._started_ray = _connect(address, num_cpus=workers.num_decoders)
         # The cluster is asked, not this process: a driver may well have no GPU.
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -68,32 +53,26 @@ class RayEngine:
         if on_gpu and not num_gpus:
             self.close()
             raise EncoderError(f"device {device!r}: this Ray has no GPU. Use --device cpu.")
-        options = {
-            "num_gpus": 1 if on_gpu else 0,
-            "num_cpus": 0,  # the CPUs are counted for decoding
-            "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
-            "max_task_retries": _RETRIES,
-        }
         setting = dataclasses.replace(encoder, device=device)
         num_actors = workers.num_encoders or (num_gpus if on_gpu else 1)
         if on_gpu and num_actors > num_gpus:
             self.close()
             raise UsageError(f"num_encoders {num_actors}: this Ray has {num_gpus} GPUs.")
-        self._actors = [
-            ray.remote(**options)(_EncodeActor).remote(setting) for _ in range(num_actors)
-        ]
+        follows_gpus = on_gpu and workers.num_encoders is None
+        self._encoders = RayEncoders(setting, num_actors=num_actors, follows_gpus=follows_gpus)
         self._limits = workers.limits
-        num_cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         self._workforce = Workforce(
-            num_decoders=num_cpus,
+            num_decoders=self._num_cpus,
             num_encoders=num_actors,
-            num_cores=available_cpus() if address is None else num_cpus,
+            num_cores=available_cpus() if address is None else self._num_cpus,
             device=device,
         )
 
     def workforce(self, views: Sequence[str]) -> Workforce:
         """Of the cluster as it was when the engine started; all devices are like the first."""
-        rates = _result_of(self._actors[0].device_rates.remote(views))
+        rates = result_of(self._actors[0].device_rates.remote(views))
         return dataclasses.replace(self._workforce, rates=rates)
 
     def encoder_info(self) -> EncoderInfo:
@@ -111,12 +90,12 @@ class RayEngine:
                 f"{_PLACING_SECONDS:g} s: the cluster's GPUs are taken. Name fewer with "
                 "--num-encoders."
             )
-        infos: list[EncoderInfo] = [_result_of(reference) for reference in ready]
+        infos: list[EncoderInfo] = [result_of(reference) for reference in ready]
         return infos[0]
 
     def golden(self) -> Golden:
         """Of the first actor's encoder; every actor compares its own when it opens a store."""
-        golden: Golden = _result_of(self._actors[0].golden.remote())
+        golden: Golden = result_of(self._actors[0].golden.remote())
         return golden
 
     def run(
@@ -133,14 +112,19 @@ class RayEngine:
             decode_tasks,
             sampling=sampling,
             preprocessing=self.encoder_info().preprocessing,
-            leaves_resize=_result_of(self._actors[0].resizes.remote()),
+            leaves_resize=result_of(self._actors[0].resizes.remote()),
         )
         work = _Submission(location, tasks_of, limits=self._limits)
+        shard_size = max((len(shard.to_decode) for shard in videos), default=1)
         in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
         num_lost = 0  # since the last receipt
         while todo or in_flight:
+            self._look_at_cluster(location)
+            most = shards_in_flight(
+                shard_size, num_decoders=self._num_cpus, num_encoders=len(self._actors)
+            )
             for place, actor in enumerate(self._actors):
-                while todo and _load_of(place, in_flight.values()) < SHARDS_IN_FLIGHT:
+                while todo and _load_of(place, in_flight.values()) < most:
                     shard = todo.popleft()
                     in_flight[work.submit(shard, actor)] = (shard, place)
             ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_SECONDS)
@@ -148,10 +132,10 @@ class RayEngine:
             for reference in ready:
                 shard, _ = in_flight.pop(reference)
                 try:
-                    measured, receipt = _result_of(reference)
-                except _ActorLostError:  # with its node; its own retries end before it has moved
+                    measured, receipt = result_of(reference)
+                except ActorLostError:  # with its node; its own retries end before it has moved
                     num_lost += 1
-                    if num_lost > _RETRIES * len(self._actors):
+                    if num_lost > RETRIES * len(self._actors):
                         raise
                     time.sleep(_MOVING_SECONDS * 2 ** min(num_lost - 1, 3))
                     todo.appendleft(shard)
@@ -160,17 +144,25 @@ class RayEngine:
                     yield measured
                     yield receipt
 
+    @property
+    def _actors(self) -> list[Any]:
+        assert self._encoders is not None
+        return self._encoders.actors
+
+    def _look_at_cluster(self, location: str) -> None:
+        """Every few seconds: nodes join and leave."""
+        if time.monotonic() > self._next_look and self._encoders is not None:
+            resources = ray.cluster_resources()
+            self._num_cpus = int(resources.get("CPU", 1))
+            self._encoders.follow(int(resources.get("GPU", 0)), location)
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
-        for actor in self._actors:
-            with contextlib.suppress(RayError, RuntimeError, OSError):  # Ray may be gone itself
-                ray.kill(actor)
+        if self._encoders is not None:
+            self._encoders.close()
         if self._started_ray:
             ray.shutdown()
-
-
-class _ActorLostError(WorkerError):
-    """An encoding actor can't be reached; Ray may start it again elsewhere."""
 
 
 def _load_of(place: int, in_flight: Iterable[tuple[Any, int]]) -> int:
@@ -191,7 +183,7 @@ class _Submission:
         self._location = location
         self._tasks_of = tasks_of
         self._limits = limits
-        self._decode = ray.remote(num_cpus=1, max_retries=_RETRIES)(_decode)
+        self._decode = ray.remote(num_cpus=1, max_retries=RETRIES)(decode_video)
         self._pending: list[Any] = []
         self._num_decoded = 0
 
@@ -212,115 +204,6 @@ class _Submission:
             )
             self._num_decoded += len(ready)
         return self._num_decoded
-
-
-def _decode(task: DecodeTask, limits: DecodeLimits) -> Decoded:
-    decoder = _decoders.get(limits)
-    if decoder is None:
-        decoder = _decoders[limits] = IsolatedDecoder(limits)
-    return timed_decode(decoder, task, worker=f"decoder {_process()}")
-
-
-def _process() -> str:
-    """Of this worker, among all of a cluster."""
-    return f"{platform.node()}:{os.getpid()}"
-
-
-class _EncodeActor:
-    """A `ShardEncoder`, built at its first call: an error then reaches the driver whole."""
-
-    def __init__(self, encoder: EncoderSetting) -> None:
-        self._setting = encoder
-        self._shard_encoder: ShardEncoder | None = None
-        self._open_location: str | None = None
-
-    def info(self) -> EncoderInfo:
-        return self._built().info()
-
-    def golden(self) -> Golden:
-        return self._built().golden
-
-    def resizes(self) -> bool:
-        return self._built().resizes
-
-    def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
-        return self._built().device_rates(views)
-
-    def encode_videos(
-        self, location: str, shard: VideoShard, references: list[Any]
-    ) -> tuple[Measured, Receipt]:
-        watch = Stopwatch()
-        decoded = [
-            _decoded_of(video, reference)
-            for (_, video), reference in zip(shard.to_decode, references, strict=True)
-        ]
-        wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
-        clips = [each.clip for each in decoded]
-        encoder = self._ready(location)
-        receipt = encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
-        spans = [span for each in decoded for span in each.spans]
-        return Measured(spans=(*spans, wait, *encoder.spans.taken())), receipt
-
-    def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
-        encoder = self._ready(location)
-        receipt = encoder.encode_captions(shard)
-        return Measured(spans=encoder.spans.taken()), receipt
-
-    def _ready(self, location: str) -> "ShardEncoder":
-        """With the store open; after a restart of this actor, open again."""
-        encoder = self._built()
-        if self._open_location != location:
-            encoder.open_store(location)
-            self._open_location = location
-        return encoder
-
-    def _built(self) -> "ShardEncoder":
-        if self._shard_encoder is None:
-            from muse.pipeline.shards import (
-                ShardEncoder,  # torch, which decoding workers do without
-            )
-
-            self._shard_encoder = ShardEncoder(self._setting, worker=_encoder_name())
-        return self._shard_encoder
-
-
-def _encoder_name() -> str:
-    return f"encoder {_process()}"
-
-
-def _decoded_of(video: VideoRef, reference: Any) -> Decoded:
-    """The decoded clip; a worker that died in every try is the failure of its video.
-
-    Nothing else is: a node without libav or a full object store must not mark videos as broken.
-    """
-    try:
-        decoded: Decoded = ray.get(reference)
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        words = " ".join(str(error).split())[:200]
-        reason = "out_of_memory" if isinstance(error, OutOfMemoryError) else "crashed"
-        message = f"{video.path}: {words}"
-        return Decoded(clip=decode_failure(video, reason=reason, message=message))
-    return decoded
-
-
-def _result_of(reference: Any) -> Any:
-    """What a call gave, or the error it raised, without Ray's wrapping."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause: BaseException = error
-        while isinstance(cause, RayTaskError):  # an error of a task that another one awaited
-            cause = cause.cause
-        if isinstance(cause, MuseError):
-            raise cause from None
-        raise
-    except RayError as error:
-        words = " ".join(str(error).split())[:300]
-        kind = _ActorLostError if isinstance(error, RayActorError) else WorkerError
-        raise kind(
-            f"Ray lost a worker or its result: {words}. What was committed is safe: "
-            "run the same command again."
-        ) from error
 
 
 def _connect(address: str | None, *, num_cpus: int | None) -> bool:

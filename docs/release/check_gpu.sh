@@ -25,8 +25,8 @@ extract --engine ray --out "$work/killed" &
 run=$!
 for _ in $(seq 10); do
   sleep 1.5
-  pkill -9 -f 'ray::_EncodeActor' || true
-  pkill -9 -f 'ray::_decode' || true
+  pkill -9 -f 'ray::EncodeActor' || true
+  pkill -9 -f 'ray::decode_video' || true
 done
 wait $run || extract --engine ray --out "$work/killed"
 

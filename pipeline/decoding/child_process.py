@@ -22,6 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from muse.pipeline.decoding.answer_block import AnswerBlock
+
 _START_SECONDS = 120.0
 _JOIN_SECONDS = 5.0
 _ORPHAN_POLL_SECONDS = 1.0
@@ -78,6 +80,7 @@ class ChildProcess(Generic[Item, Result]):
         context = multiprocessing.get_context("spawn")
         self._memory_bytes = memory_bytes
         self._connection, theirs = context.Pipe()
+        self._block = AnswerBlock.new()
         self._process = context.Process(
             target=_serve, args=(function, theirs, memory_bytes, os.getpid()), daemon=True
         )
@@ -88,9 +91,10 @@ class ChildProcess(Generic[Item, Result]):
         try:
             _start(self._process)
             theirs.close()
+            self._share_block()
             if not self._connection.poll(_START_SECONDS):
                 raise TimeoutError(f"no sign of life in {_START_SECONDS:g} s")
-            self._idle_bytes = int(self._received())
+            self._idle_bytes = int(self._received(self._connection.recv))
         except BaseException:
             self.end()
             raise
@@ -135,7 +139,7 @@ class ChildProcess(Generic[Item, Result]):
         with self._told_apart():
             self._connection.send(item)
             self._wait(timeout_seconds)
-        is_answered, result = self._received()
+        is_answered, result = self._received(lambda: self._block.receive(self._connection))
         if not is_answered:
             raise ProcessOutOfMemoryError("memory ran out")
         answer: Result = result
@@ -148,6 +152,7 @@ class ChildProcess(Generic[Item, Result]):
             # One that waits for a dead file server can't be killed: it is left behind.
             self._process.join(_JOIN_SECONDS)
         self._connection.close()
+        self._block.close()
 
     def kill(self) -> None:
         """Makes an `ask` of another thread return; the child still has to be ended."""
@@ -163,9 +168,13 @@ class ChildProcess(Generic[Item, Result]):
             self._peak_bytes = max(self._peak_bytes, _data_bytes(self._process.pid))
         raise ProcessTimedOutError(f"no answer in {timeout_seconds:g} s")
 
-    def _received(self) -> Any:
+    def _share_block(self) -> None:
         with self._told_apart():
-            return self._connection.recv()
+            self._block.share(self._connection, self._process.pid or 0)
+
+    def _received(self, receive: Callable[[], Any]) -> Any:
+        with self._told_apart():
+            return receive()
 
     @contextlib.contextmanager
     def _told_apart(self) -> Iterator[None]:
@@ -227,23 +236,24 @@ def _serve(
     # Ctrl-C goes to the whole process group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent_pid)
+    block = AnswerBlock.shared(connection)
     idle_bytes = _data_bytes(os.getpid())
     if memory_bytes is not None:
         _limit_memory(idle_bytes + memory_bytes)
     connection.send(idle_bytes)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
-            _answer(function, connection)
+            _answer(function, connection, block)
 
 
-def _answer(function: Callable[[Item], Result], connection: Connection) -> None:
+def _answer(function: Callable[[Item], Result], connection: Connection, block: AnswerBlock) -> None:
     item = connection.recv()
     try:
-        connection.send((True, function(item)))
+        block.send((True, function(item)), connection)
         return
     except MemoryError:
         pass  # what its traceback holds is free after this line
-    connection.send((False, None))
+    block.send((False, None), connection)
 
 
 def _limit_memory(max_bytes: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from muse.pipeline.decoding.input_frames import MOST_TIMES_INPUT
 from muse.pipeline.forecasting.pending_work import PendingWork, Population, VideoTimes
 from muse.pipeline.forecasting.probe import Probe, probe_run
 from muse.pipeline.forecasting.record import INTERVAL, Forecast, Stage, wilson_interval
@@ -32,7 +33,7 @@ from muse.pipeline.header import EncoderInfo, require_same_encoder
 from muse.pipeline.listing import sorted_listing
 from muse.pipeline.records import Listing
 from muse.pipeline.redo import reopened_receipts
-from muse.pipeline.schedule import available_cpus
+from muse.pipeline.schedule import available_cpus, shards_in_flight
 from muse.pipeline.storage.files import open_storage
 from muse.pipeline.store_writer import require_free
 from muse.pipeline.views import FRAMES_JPEG, frame_views
@@ -240,6 +241,9 @@ def _pace_of(
         caption_seconds=probe.caption_seconds,
         start_seconds=probe.start_seconds,
         video_seconds=_RAY_VIDEO_SECONDS if config.engine == "ray" else 0.0,
+        shards_in_flight=shards_in_flight(
+            config.shard_size, num_decoders=num_decoders, num_encoders=num_encoders
+        ),
     )
 
 
@@ -312,11 +316,14 @@ def _failures(share: float, num_sampled: int, num_present: int) -> tuple[float, 
 
 
 def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape) -> int:
-    """Decoders, the encoder's process with one shard's features, and two shards of clips."""
+    """Decoders, the encoder's process with one shard's features, and the clips in flight."""
     crop = probe.encoder.preprocessing
     sides = [crop.size, *(crop.kept_side for _ in frame_views(config.views))]  # JPEG's are less
     clip_bytes = config.sampling.num_frames * sum(side * side * 3 for side in sides)
-    clips = 2 * config.shard_size * clip_bytes
+    if probe.device == "cuda":  # where frames may come unresized
+        clip_bytes = math.ceil(clip_bytes * MOST_TIMES_INPUT)
+    shards = shards_in_flight(config.shard_size, num_decoders=probe.num_decoders, num_encoders=1)
+    clips = (shards * config.shard_size + probe.num_decoders) * clip_bytes
     rows = config.shard_size * sum(shape.row_bytes.values())
     decoders = probe.num_decoders * probe.decoder_peak_bytes
     return decoders + probe.encoder_peak_bytes + clips + rows

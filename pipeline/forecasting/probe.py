@@ -117,6 +117,7 @@ def probe_run(
         num_clips_kept=config.batch_videos,
         thumbnail_side=config.thumbnail_side,
         frame_views=frame_views(config.views),
+        leaves_resize=encoder.resizes,  # as in the run: a quarter of a short video's decode
     )
     with pool, scratch_store(config, encoder, captions) as store:
         start_seconds = time.perf_counter() - started + pool.start()

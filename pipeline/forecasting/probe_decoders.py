@@ -96,12 +96,14 @@ class DecoderPool:
         num_clips_kept: int,
         thumbnail_side: int = 0,
         frame_views: tuple[str, ...] = (),
+        leaves_resize: bool = False,
     ) -> None:
         self._decoders = [IsolatedDecoder(limits) for _ in range(num_decoders)]
         self._threads = ThreadPoolExecutor(num_decoders)
         self._sampling, self._preprocessing = sampling, preprocessing
         self._num_clips_kept = num_clips_kept
         self._thumbnail_side, self._frame_views = thumbnail_side, frame_views
+        self._leaves_resize = leaves_resize
         self.clips: list[Clip] = []
         """Some of those that were decoded."""
 
@@ -162,6 +164,7 @@ class DecoderPool:
             preprocessing=self._preprocessing,
             thumbnail_side=self._thumbnail_side,
             frame_views=self._frame_views,
+            leaves_resize=self._leaves_resize,
         )
 
 

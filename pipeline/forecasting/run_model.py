@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-SHARDS_IN_FLIGHT = 2  # for each encoder, in both engines: one encoded, one decoded meanwhile
+from muse.pipeline.schedule import MIN_SHARDS_IN_FLIGHT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,8 @@ class Pace:
     """What a run takes besides its work."""
     video_seconds: float = 0.0
     """That the engine adds to each decode."""
+    shards_in_flight: int = MIN_SHARDS_IN_FLIGHT
+    """For each encoder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +122,7 @@ class _Machine:
 
     def _submit(self) -> None:
         for encoder in self._encoders:
-            while self._todo and len(encoder.shards) < SHARDS_IN_FLIGHT:
+            while self._todo and len(encoder.shards) < self._pace.shards_in_flight:
                 index, work = self._todo.popleft()
                 encoder.shards.append(index)
                 extra = self._pace.video_seconds

@@ -89,6 +89,7 @@ def install() -> None:
     from muse.pipeline.decoding import decoder
 
     setattr(shards, "build_encoder", patient_encoder)  # noqa: B010  # it is not theirs
+    shards.is_exact_on = lambda device, preprocessing: False  # of GPUs that Ray only counts
     decoder.attempt = patient_attempt
 
 
@@ -105,6 +106,7 @@ class Run:
     num_decoders: int = 2
     num_encoders: int | None = None
     address: str | None = None
+    device: str = "cpu"
     seed: int = 0
     """Of the order in which the videos are listed."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Run:
             encoder="patient",
             engine=self.engine,  # type: ignore[arg-type]
             ray_address=self.address,
-            device="cpu",
+            device=self.device,
             precision="fp32",
             sampling=Sampling(num_frames=2, kind="uniform"),
             shard_size=SHARD_SIZE,

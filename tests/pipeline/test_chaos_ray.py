@@ -51,7 +51,7 @@ class TwoNodes:
             return list(decoders_of([pid for worker in workers for pid in descendants(worker)]))
         if target == "raylet":
             return [_raylet(self.second)]
-        words = {"worker": "ray::_decode", "actor": "ray::_EncodeActor"}[target]
+        words = {"worker": "ray::decode_video", "actor": "ray::EncodeActor"}[target]
         return [pid for pid in workers if words in title(pid)]
 
     def kill(self, target: str, generator: random.Random) -> bool:
@@ -181,7 +181,7 @@ def test_nothing_outlives_a_driver_that_started_its_own_ray(
     family = descendants(driver.pid)
     # Ray's own agents stay when a raylet is killed (Ray 2.60): they hold each other's pipes.
     agents = [pid for pid in family if title(pid).startswith("ray::") and "Agent" in title(pid)]
-    assert any("ray::_EncodeActor" in title(pid) for pid in family)
+    assert any("ray::EncodeActor" in title(pid) for pid in family)
     assert list(decoders_of(family))
     driver.kill()
     assert survivors([pid for pid in family if pid not in agents]) == []

@@ -26,7 +26,7 @@ from muse.pipeline.forecasting.record import (
     kept_forecast,
     wilson_interval,
 )
-from muse.pipeline.header import EncoderInfo, Sampling
+from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.listing import ListedRows, rows_of_new_store, sorted_listing
 from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.schedule import Workers
@@ -306,6 +306,46 @@ def test_on_a_gpu_it_says_how_many_cores_would_help(
     forecast = forecast_from(work, make_probe(samples, device="cuda"))
     assert forecast.encode_hours == pytest.approx(4 * 1 / 3600)
     assert forecast.binds_because.endswith("4 more cores would help until the encoder binds")
+
+
+def test_memory_has_all_clips_in_flight_and_on_a_gpu_unresized_ones(
+    make_work: Callable[..., PendingWork], make_probe: Callable[..., Probe]
+) -> None:
+    work = make_work([10] * 8)
+    samples = [sample_of(video, 3.0) for video in Population(work).videos]
+    of_cpu, of_gpu = (
+        forecast_from(work, make_probe(samples, device=device)).peak_memory_bytes
+        for device in ("cpu", "cuda")
+    )
+    config, side = config_for(Path("out")), 32
+    clip_bytes = config.sampling.num_frames * side * side * 3
+    num_clips = 2 * config.shard_size + 2  # two shards, and what two decoders are about to give
+    assert of_gpu - of_cpu == num_clips * clip_bytes // 2
+
+
+def test_the_sample_is_decoded_as_the_run_s_videos_are(
+    run_here: None,
+    preprocessing: Preprocessing,
+    make_video: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    pool = probe_decoders.DecoderPool(
+        1,
+        limits=DecodeLimits(),
+        sampling=Sampling(num_frames=2),
+        preprocessing=preprocessing,
+        num_clips_kept=1,
+        leaves_resize=True,
+    )
+    video = VideoRef(video_id="a", path=make_video(tmp_path / "a.mp4", size=(36, 32)))
+    with pool:
+        pool.decode([SizedVideo(video=video, num_bytes=1)], go_on=lambda begun: True).wait()
+    (clip,) = pool.clips
+    with_resize = attempt(
+        DecodeTask(video=video, sampling=Sampling(num_frames=2), preprocessing=preprocessing)
+    )
+    assert isinstance(with_resize, Clip)
+    assert (clip.unresized_from is None, with_resize.unresized_from) == (False, None)
 
 
 def test_scattered_measurements_widen_the_interval(

@@ -17,7 +17,7 @@ from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Sampling
-from muse.pipeline.schedule import Workers
+from muse.pipeline.schedule import Workers, shards_in_flight
 from muse.pipeline.schedule_local import LocalEngine
 from muse.pipeline.store import open_store
 
@@ -29,6 +29,23 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_built(
     setting = EncoderSetting(spec="no-such", device="cuda", precision="auto", num_threads=1)
     with pytest.raises(EncoderError, match="torch sees no CUDA device"):
         LocalEngine(setting, Workers())
+
+
+@pytest.mark.parametrize(
+    ("shard_size", "num_decoders", "num_encoders", "num_shards"),
+    [
+        (64, 2, 1, 2),  # one is encoded, and 64 videos are there for two decoders
+        (64, 128, 1, 5),  # of four shards each of the 128 has two videos
+        (64, 128, 8, 2),  # eight encoders have a shard each for them
+        (1, 4, 1, 9),
+        (0, 1, 1, 3),  # of copies alone: nothing to decode
+    ],
+)
+def test_every_decoder_has_two_videos_while_one_shard_is_encoded(
+    shard_size: int, num_decoders: int, num_encoders: int, num_shards: int
+) -> None:
+    found = shards_in_flight(shard_size, num_decoders=num_decoders, num_encoders=num_encoders)
+    assert found == num_shards
 
 
 @pytest.mark.slow

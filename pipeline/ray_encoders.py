@@ -1,0 +1,106 @@
+"""The encoding actors of a run on Ray: one a GPU, also of nodes that join while it runs.
+
+Knows nothing of shards in flight: the engine gives work to every actor that is in the list.
+"""
+
+import logging
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from muse.errors import MuseError, WorkerError
+from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.ray_workers import EncodeActor
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 3  # of a task or actor whose worker or node died
+
+
+class ActorLostError(WorkerError):
+    """An encoding actor can't be reached; Ray may start it again elsewhere."""
+
+
+class RayEncoders:
+    """Actors with the same encoder.
+
+    Args:
+        setting: Its device is resolved.
+        num_actors: At the start.
+        follows_gpus: Whether GPUs that join get an actor, too.
+    """
+
+    def __init__(self, setting: EncoderSetting, *, num_actors: int, follows_gpus: bool) -> None:
+        self._setting = setting
+        self._follows_gpus = follows_gpus
+        self._joining: dict[Any, Any] = {}  # the answer to its first call -> actor
+        self.actors = [self._new_actor() for _ in range(num_actors)]
+        """That get work; it only grows."""
+
+    def follow(self, num_gpus: int, location: str) -> None:
+        """Starts an actor for each GPU that has none, and takes in those that are ready.
+
+        Args:
+            num_gpus: Of the cluster now.
+            location: Of the store that they shall write to: one whose encoder gives other features
+                is left out, with a warning.
+        """
+        if self._joining:
+            ready, _ = ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
+            for reference in ready:
+                self._take_in(reference, self._joining.pop(reference))
+        while self._follows_gpus and num_gpus > len(self.actors) + len(self._joining):
+            actor = self._new_actor()
+            self._joining[actor.open_store.remote(location)] = actor
+
+    def close(self) -> None:
+        """Ends them all."""
+        for actor in [*self.actors, *self._joining.values()]:
+            _kill(actor)
+
+    def _take_in(self, reference: Any, actor: Any) -> None:
+        try:
+            result_of(reference)
+        except MuseError as error:
+            logger.warning("a GPU that joined the cluster is not used: %s", error)
+            self._follows_gpus = False  # it would be tried again and again
+            _kill(actor)
+        else:
+            self.actors.append(actor)
+
+    def _new_actor(self) -> Any:
+        options = {
+            "num_gpus": 1 if self._setting.device == "cuda" else 0,
+            "num_cpus": 0,  # the CPUs are counted for decoding
+            "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
+            "max_task_retries": RETRIES,
+        }
+        return ray.remote(**options)(EncodeActor).remote(self._setting)
+
+
+def result_of(reference: Any) -> Any:
+    """What a call gave, or the error it raised, without Ray's wrapping."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):  # an error of a task that another one awaited
+            cause = cause.cause
+        if isinstance(cause, MuseError):
+            raise cause from None
+        raise
+    except RayError as error:
+        words = " ".join(str(error).split())[:300]
+        kind = ActorLostError if isinstance(error, RayActorError) else WorkerError
+        raise kind(
+            f"Ray lost a worker or its result: {words}. What was committed is safe: "
+            "run the same command again."
+        ) from error
+
+
+def _kill(actor: Any) -> None:
+    try:
+        ray.kill(actor)
+    except (RayError, RuntimeError, OSError) as error:  # Ray may be gone itself
+        logger.debug("an actor can't be ended: %s", error)
