@@ -89,44 +89,51 @@ def weights_of(parts: MixerParts, dtype: torch.dtype) -> MixerWeights:
         [direction.A_log for direction in directions],
     )
     sizes = tuple(len(stack) for stack in stacks)
-    made = _Prepared.apply(dtype, sizes, *(weight for stack in stacks for weight in stack))
-    return MixerWeights(*made)
+    parameters = tuple(weight for stack in stacks for weight in stack)
+    if torch.compiler.is_compiling():  # which makes few operations of it by itself
+        return _prepared(dtype, sizes, parameters)
+    return MixerWeights(*_Prepared.apply(dtype, sizes, *parameters))
+
+
+def _prepared(
+    dtype: torch.dtype, sizes: Sequence[int], parameters: tuple[Tensor, ...]
+) -> MixerWeights:
+    stacks = _split(parameters, sizes)
+    made = [stack[0].to(dtype) for stack in stacks[:_NUM_SINGLE]]
+    made += [torch.stack(stack).to(dtype) for stack in stacks[_NUM_SINGLE:_NUM_OF_PRODUCTS]]
+    convs, *others, A_logs = (torch.stack(stack).float() for stack in stacks[_NUM_OF_PRODUCTS:])
+    num_states = A_logs.shape[-1]
+    A_XEN = F.pad(-A_logs.exp(), (0, padded_states(num_states) - num_states))
+    tensors = (*made, convs.flatten(2), *others, A_XEN)
+    return MixerWeights(*tensors)
 
 
 class _Prepared(torch.autograd.Function):
-    """Parameters to `MixerWeights`, and the gradients of these back to those."""
+    """`_prepared`, and the gradients of the weights back to the parameters."""
 
     @staticmethod
     def forward(
         ctx: Any, dtype: torch.dtype, sizes: tuple[int, ...], *parameters: Tensor
     ) -> tuple[Tensor, ...]:
-        stacks = _split(parameters, sizes)
-        made = [stack[0].to(dtype) for stack in stacks[:_NUM_SINGLE]]
-        made += [torch.stack(stack).to(dtype) for stack in stacks[_NUM_SINGLE:_NUM_OF_PRODUCTS]]
-        convs, *others, A_logs = (torch.stack(stack).float() for stack in stacks[_NUM_OF_PRODUCTS:])
-        num_states = A_logs.shape[-1]
-        A_XEN = F.pad(-A_logs.exp(), (0, padded_states(num_states) - num_states))
-        ctx.save_for_backward(A_XEN)
-        ctx.sizes, ctx.like = sizes, [(weight.shape, weight.dtype) for weight in parameters]
-        return (*made, convs.flatten(2), *others, A_XEN)
+        made = _prepared(dtype, sizes, parameters)
+        ctx.save_for_backward(made.A)
+        ctx.like = [(weight.shape, weight.dtype) for weight in parameters]
+        return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (A_XEN,) = ctx.saved_tensors
-        *singles_and_stacks, dA_XEN = gradients
+        *others, dA_XEN = gradients
         num_states = ctx.like[-1][0][-1]
         dA_log = (dA_XEN * A_XEN)[..., :num_states]  # A is -exp(A_log)
-        pieces: list[Tensor] = list(singles_and_stacks[:_NUM_SINGLE])
-        for stack in (*singles_and_stacks[_NUM_SINGLE:], dA_log):
+        pieces: list[Tensor] = others[:_NUM_SINGLE]
+        for stack in (*others[_NUM_SINGLE:], dA_log):
             pieces += stack.unbind()
-        return (
-            None,
-            None,
-            *(
-                piece.reshape(shape).to(dtype)
-                for piece, (shape, dtype) in zip(pieces, ctx.like, strict=True)
-            ),
+        of_parameters = (
+            piece.reshape(shape).to(dtype)
+            for piece, (shape, dtype) in zip(pieces, ctx.like, strict=True)
         )
+        return (None, None, *of_parameters)
 
 
 def _split(parameters: tuple[Tensor, ...], sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
