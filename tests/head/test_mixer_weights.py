@@ -6,7 +6,7 @@ from torch import Tensor
 
 from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.mixers.fused import FusableMixer
-from muse.head.mixers.mixer_weights import MixerWeights, weights_of
+from muse.head.mixers.mixer_weights import weights_of
 
 MIXERS: tuple[Mixer, ...] = ("bimamba-v2", "bimamba-v1", "mamba")
 
