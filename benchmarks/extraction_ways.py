@@ -33,11 +33,14 @@ from muse.pipeline.encoders.open_clip import OpenClipEncoder
 from muse.pipeline.encoders.pil_resize import resize_of
 from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Preprocessing, Sampling
+from muse.pipeline.progress import Progress
 from muse.pipeline.records import Clip, Listing, VideoRef
 from muse.pipeline.schedule import Workers, available_cpus
 from muse.pipeline.speed.wording import speed_sentence
 
 CLIPS_AHEAD = 8  # for each process of a pool: decoded and not yet encoded
+Mark = tuple[float, int]
+"""A moment in seconds, and the videos that are done by then."""
 EncodeFrames = Callable[[NDArray[np.uint8]], NDArray[np.float16]]
 
 
@@ -75,9 +78,17 @@ def by_muse(work: Work) -> dict[str, Any]:
         finds_duplicates=False,  # the same file under many names is work here
         workers=Workers(num_decoders=work.processes),
     )
-    summary = extract(config, Listing(protocol="folder", videos=tuple(refs), captions=()))
+    listing = Listing(protocol="folder", videos=tuple(refs), captions=())
+    marks: list[Mark] = []
+
+    def mark(progress: Progress) -> None:
+        if not marks or progress.num_committed > marks[-1][1]:
+            marks.append((time.perf_counter(), progress.num_committed))
+
+    summary = extract(config, listing, on_progress=mark)
     assert summary.speed is not None
     return {
+        "marks": marks,
         "seconds": summary.speed.wall_seconds,
         "startup_seconds": summary.speed.startup_seconds,
         "frames": summary.speed.num_frames,
@@ -131,8 +142,11 @@ def by_decode(work: Work) -> dict[str, Any]:
     with multiprocessing.get_context("spawn").Pool(work.processes) as pool:
         pool.map(decode, work.videos[: work.processes], chunksize=1)
         started = time.perf_counter()
-        frames = sum(pool.imap_unordered(decode, work.videos))
-        return {"seconds": time.perf_counter() - started, "frames": frames}
+        frames, marks = 0, []
+        for found in pool.imap_unordered(decode, work.videos):
+            frames += found
+            marks.append((time.perf_counter(), len(marks) + 1))
+        return {"seconds": time.perf_counter() - started, "frames": frames, "marks": marks}
 
 
 def _task_of(work: Work, encoder: Encoder) -> dict[str, Any]:
@@ -175,7 +189,8 @@ def _timed_pool(
     with multiprocessing.get_context("spawn").Pool(work.processes) as pool:
         pool.map(decode, work.videos[: work.processes], chunksize=1)
         encode(pixels.reshape(-1, size, size, 3))
-        started, frames = time.perf_counter(), 0
+        started, frames, done = time.perf_counter(), 0, 0
+        marks: list[Mark] = []
         for batch in _batches(_decoded(pool, decode, work), work.batch_videos):
             inputs = [inputs_of(clip, preprocessing) for _, clip in batch]
             for place, input_THWC in enumerate(inputs):
@@ -185,7 +200,9 @@ def _timed_pool(
             for (path, _), input_THWC, tokens_TKD in zip(batch, inputs, tokens, strict=False):
                 np.save(work.out / f"{path.stem}.npy", tokens_TKD[: len(input_THWC)])
                 frames += len(input_THWC)
-        return {"seconds": time.perf_counter() - started, "frames": frames}
+            done += len(batch)
+            marks.append((time.perf_counter(), done))
+        return {"seconds": time.perf_counter() - started, "frames": frames, "marks": marks}
 
 
 def _decoded(pool: Any, decode: Callable[[Path], Any], work: Work) -> Iterator[tuple[Path, Any]]:

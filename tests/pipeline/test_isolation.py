@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unruly import act, act_at_first
+from unruly import act, act_at_first, bytes_of_clip
 
 from muse.errors import WorkerError
 from muse.pipeline.decoding.child_process import (
@@ -70,6 +70,38 @@ def test_a_child_that_gives_no_answer_is_an_error_and_the_next_call_works(
     with pytest.raises(error, match=words):
         isolated(action)
     assert isolated("answer") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_children_that_were_replaced_leave_no_file_open(
+    isolated: IsolatedFunction[str, int],
+) -> None:
+    def replaced() -> int:
+        with pytest.raises(ProcessDiedError):
+            isolated("exit")
+        isolated("answer")
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    assert len({replaced() for _ in range(3)}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc")
+def test_memory_stays_as_it_is_over_many_answers() -> None:
+    function = IsolatedFunction(bytes_of_clip, timeout_seconds=20)
+    sizes = []
+    for number in range(400):
+        assert int(function(number)[-1]) == number % 256
+        if number % 100 == 99:  # in MB, of this process and the child
+            sizes.append((_resident(os.getpid()) + _resident(int(function(-1)[0]))) / 1e6)
+    function.close()
+    assert sizes[-1] - sizes[0] < 20  # an answer is 2.8 MB, and 300 came between
+
+
+def _resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_child_that_hangs_is_killed(isolated: IsolatedFunction[str, int]) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from muse.pipeline.decoding.decoder import DecodeTask
     from muse.pipeline.records import Clip, Failure
 
@@ -54,6 +57,13 @@ def act_at_first(what: tuple[str, int, Path]) -> int:
     with counter.open("ab") as stream:
         stream.write(b"1")
     return act(action if counter.stat().st_size <= times else "answer")
+
+
+def bytes_of_clip(number: int) -> "NDArray[np.int64]":
+    """As large as twelve frames of 320 x 240; below 0, the process in place of the number."""
+    import numpy as np
+
+    return np.full(12 * 320 * 240 * 3 // 8, os.getpid() if number < 0 else number % 256)
 
 
 def act_as_named(task: "DecodeTask") -> "Clip | Failure":
