@@ -18,6 +18,7 @@ from muse.head.head_config import HeadConfig
 from muse.head.model import MeanPoolHead, RetrievalHead
 from muse.head.ordering import ORDERS, Order
 from muse.head.readout import Readout
+from muse.head.residual import ResMambaBlock
 from muse.head.scale_removal import _change, another_each, embed_without, recalls_without_scales
 from muse.head.similarity.mean_pool import pool_frames
 
@@ -115,17 +116,23 @@ class PatchesAsCells(nn.Module):
 
 
 class ShowsPatches(nn.Module):
-    """In the blocks' stead: each frame's class token becomes the last cell of the video."""
+    """In a mixer's stead: each frame's class token becomes the last cell of the video."""
 
     def forward(self, tokens_BLD: Tensor, length_B: Tensor | None) -> Tensor:
         return tokens_BLD[:, -1:].expand_as(tokens_BLD)
+
+
+def block_of_patches() -> ResMambaBlock:
+    block = ResMambaBlock(16, ShowsPatches(), dropout=0.0, residual="none")
+    block.norm = nn.Identity()  # type: ignore[assignment]
+    return block
 
 
 def test_a_head_that_reads_patches_only_is_at_chance_without_them() -> None:
     store = make_store(num_videos=40, num_test_videos=30, is_turned=False, noise=0.1)
     head = RetrievalHead(HeadConfig(dim=16, factors=(1.0,), depth=1, d_state=2)).eval()
     head.aggregator.pyramid.stages[0] = PatchesAsCells()
-    head.aggregator.blocks = nn.ModuleList([ShowsPatches()])
+    head.aggregator.blocks = nn.ModuleList([block_of_patches()])
     for clip in store._clips:  # ragged sequences would end with padding
         clip.valid_T[:] = True
         clip.tokens_TKD[:] = clip.tokens_TKD[:1]
