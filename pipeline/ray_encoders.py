@@ -1,9 +1,10 @@
-"""The encoding actors of a run on Ray: one a GPU, also of nodes that join while it runs.
+"""The encoding actors of a run on Ray: one a GPU, also of nodes that join and leave while it runs.
 
 Knows nothing of shards in flight: the engine gives work to every actor that is in the list.
 """
 
 import logging
+import math
 from typing import Any
 
 import ray
@@ -28,31 +29,55 @@ class RayEncoders:
     Args:
         setting: Its device is resolved.
         num_actors: At the start.
-        follows_gpus: Whether GPUs that join get an actor, too.
+        follows_gpus: Whether GPUs that join get an actor, too, beyond so many.
     """
 
     def __init__(self, setting: EncoderSetting, *, num_actors: int, follows_gpus: bool) -> None:
         self._setting = setting
-        self._follows_gpus = follows_gpus
+        self._most = math.inf if follows_gpus else num_actors
         self._joining: dict[Any, Any] = {}  # the answer to its first call -> actor
+        self._node_of: dict[Any, Any] = {}  # actor -> the answer that names its node
         self.actors = [self._new_actor() for _ in range(num_actors)]
-        """That get work; it only grows."""
+        """That get work; fewer while a GPU is gone, and none if all are."""
 
     def follow(self, num_gpus: int, location: str) -> None:
-        """Starts an actor for each GPU that has none, and takes in those that are ready.
+        """Gives up actors on nodes that are gone, starts some for GPUs without, takes in the ready.
+
+        Ray would start an actor of a lost node again, but only where a GPU is free: until one
+        comes, what it had in hand would wait. The calls of one that is given up raise
+        `ActorLostError`, so that others do them.
 
         Args:
-            num_gpus: Of the cluster now.
+            num_gpus: Of the cluster now; 0 with an encoder on a CPU.
             location: Of the store that they shall write to: one whose encoder gives other features
                 is left out, with a warning.
         """
+        if self._setting.device != "cuda":
+            return  # one that moves finds a place on any node
+        self._give_up_lost()
         if self._joining:
             ready, _ = ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
             for reference in ready:
                 self._take_in(reference, self._joining.pop(reference))
-        while self._follows_gpus and num_gpus > len(self.actors) + len(self._joining):
+        while len(self.actors) + len(self._joining) < min(num_gpus, self._most):
             actor = self._new_actor()
             self._joining[actor.open_store.remote(location)] = actor
+
+    def _give_up_lost(self) -> None:
+        there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        lost = [actor for actor in self.actors if self._is_known_elsewhere(actor, there)]
+        for actor in lost:
+            logger.warning("a GPU left the cluster: %d encoders are left", len(self.actors) - 1)
+            self.actors.remove(actor)
+            _kill(actor)
+
+    def _is_known_elsewhere(self, actor: Any, nodes: set[str]) -> bool:
+        """Whether the node that it began on is none of these; one that waits to begin is not."""
+        ready, _ = ray.wait([self._node_of[actor]], timeout=0)
+        try:
+            return bool(ready) and ray.get(ready[0]) not in nodes
+        except RayError:  # the answer was lost, with the node
+            return True
 
     def close(self) -> None:
         """Ends them all."""
@@ -64,7 +89,7 @@ class RayEncoders:
             result_of(reference)
         except MuseError as error:
             logger.warning("a GPU that joined the cluster is not used: %s", error)
-            self._follows_gpus = False  # it would be tried again and again
+            self._most = len(self.actors)  # it would be tried again and again
             _kill(actor)
         else:
             self.actors.append(actor)
@@ -76,7 +101,9 @@ class RayEncoders:
             "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
             "max_task_retries": RETRIES,
         }
-        return ray.remote(**options)(EncodeActor).remote(self._setting)
+        actor = ray.remote(**options)(EncodeActor).remote(self._setting)
+        self._node_of[actor] = actor.node.remote()
+        return actor
 
 
 def result_of(reference: Any) -> Any:

@@ -48,6 +48,10 @@ class EncodeActor:
         self._shard_encoder: ShardEncoder | None = None
         self._open_location: str | None = None
 
+    def node(self) -> str:
+        """The id of the node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def info(self) -> EncoderInfo:
         """What the features depend on."""
         return self._built().info()

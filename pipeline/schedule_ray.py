@@ -63,6 +63,7 @@ class RayEngine:
         self._limits = workers.limits
         self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
         self._next_look = time.monotonic() + _LOOK_SECONDS
+        self._encoder_seen = time.monotonic()
         self._workforce = Workforce(
             num_decoders=self._num_cpus,
             num_encoders=num_actors,
@@ -116,24 +117,27 @@ class RayEngine:
         )
         work = _Submission(location, tasks_of, limits=self._limits)
         shard_size = max((len(shard.to_decode) for shard in videos), default=1)
-        in_flight: dict[Any, tuple[VideoShard | CaptionShard, int]] = {}  # report -> shard, actor
+        in_flight: dict[Any, tuple[VideoShard | CaptionShard, Any]] = {}  # report -> shard, actor
         num_lost = 0  # since the last receipt
         while todo or in_flight:
             self._look_at_cluster(location)
             most = shards_in_flight(
-                shard_size, num_decoders=self._num_cpus, num_encoders=len(self._actors)
+                shard_size, num_decoders=self._num_cpus, num_encoders=max(1, len(self._actors))
             )
-            for place, actor in enumerate(self._actors):
-                while todo and _load_of(place, in_flight.values()) < most:
+            for actor in self._actors:
+                while todo and _load_of(actor, in_flight.values()) < most:
                     shard = todo.popleft()
-                    in_flight[work.submit(shard, actor)] = (shard, place)
-            ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_SECONDS)
+                    in_flight[work.submit(shard, actor)] = (shard, actor)
+            ready = _first_of(list(in_flight))
             yield Tick(num_decoded=work.num_decoded())
             for reference in ready:
-                shard, _ = in_flight.pop(reference)
+                shard, actor = in_flight.pop(reference)
                 try:
                     measured, receipt = result_of(reference)
                 except ActorLostError:  # with its node; its own retries end before it has moved
+                    if actor not in self._actors:  # given up
+                        todo.appendleft(shard)
+                        continue
                     num_lost += 1
                     if num_lost > RETRIES * len(self._actors):
                         raise
@@ -156,6 +160,13 @@ class RayEngine:
             self._num_cpus = int(resources.get("CPU", 1))
             self._encoders.follow(int(resources.get("GPU", 0)), location)
             self._next_look = time.monotonic() + _LOOK_SECONDS
+            if self._actors:
+                self._encoder_seen = time.monotonic()
+            elif time.monotonic() > self._encoder_seen + _PLACING_SECONDS:
+                raise WorkerError(
+                    f"the cluster has had no GPU for {_PLACING_SECONDS:g} s. What was committed is "
+                    "safe: run the same command again when there is one."
+                )
 
     def close(self) -> None:
         """Ends the actors, so that none writes any more, and the Ray that was started here."""
@@ -165,9 +176,18 @@ class RayEngine:
             ray.shutdown()
 
 
-def _load_of(place: int, in_flight: Iterable[tuple[Any, int]]) -> int:
+def _load_of(actor: Any, in_flight: Iterable[tuple[Any, Any]]) -> int:
     """Shards that an actor has in hand."""
-    return sum(at == place for _, at in in_flight)
+    return sum(at == actor for _, at in in_flight)
+
+
+def _first_of(reports: list[Any]) -> list[Any]:
+    """The first that is there, or none after a while."""
+    if not reports:  # no encoder is there to take a shard
+        time.sleep(_POLL_SECONDS)
+        return []
+    ready, _ = ray.wait(reports, num_returns=1, timeout=_POLL_SECONDS)
+    return list(ready)
 
 
 class _Submission:

@@ -104,3 +104,29 @@ def test_a_gpu_that_joins_gets_an_encoder(
     assert driver.outcome() == "done"
     assert_same(run.out, undisturbed_many)
     cluster.shutdown()
+
+
+def test_what_a_gpu_had_in_hand_when_it_left_is_done_by_another(
+    many_videos: Path, undisturbed_many: ZarrStore, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    few = {"num_cpus": 1, "object_store_memory": 10**8}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **few})
+    first = cluster.add_node(num_gpus=1, **few)
+    run = Run(
+        out=tmp_path / "store",
+        videos=many_videos,
+        engine="ray",
+        address=str(cluster.address),
+        device="cuda",
+        settings={"finds_duplicates": False},
+    )
+    driver = Driver(run)
+    assert wait_until(lambda: has_receipts(run.out))
+    cluster.remove_node(first, allow_graceful=False)  # no GPU is left, until
+    cluster.add_node(num_gpus=1, **few)
+    assert driver.outcome() == "done"
+    assert_same(run.out, undisturbed_many)
+    cluster.shutdown()
