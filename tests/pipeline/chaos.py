@@ -5,6 +5,7 @@ encoder needs no weights and its decoder takes its time, so that a kill meets it
 nothing of what a test expects.
 """
 
+import functools
 import multiprocessing
 import os
 import random
@@ -87,9 +88,13 @@ def install() -> None:
     """Puts both in their places, in a driver or in a worker of Ray."""
     from muse.pipeline import shards
     from muse.pipeline.decoding import decoder
+    from muse.pipeline.encoders.batches import BatchEncoder
 
     setattr(shards, "build_encoder", patient_encoder)  # noqa: B010  # it is not theirs
-    shards.is_exact_on = lambda device, preprocessing: False  # of GPUs that Ray only counts
+    # Of GPUs that Ray only counts.
+    shards.is_exact_on = lambda device, preprocessing: False
+    on_cpu = functools.partial(BatchEncoder, device="cpu")
+    setattr(shards, "BatchEncoder", lambda encoder, device: on_cpu(encoder))  # noqa: B010
     decoder.attempt = patient_attempt
 
 
