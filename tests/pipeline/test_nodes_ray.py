@@ -15,7 +15,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),  # of ray
 ]
-NUM_VIDEOS = 400
+NUM_VIDEOS = 600
+PATIENCE = 240.0  # seconds: Ray's processes take half a minute to start on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +70,15 @@ def test_a_node_that_joins_gets_work_and_one_that_leaves_costs_nothing(
         settings={"finds_duplicates": False},
     )
     driver = Driver(run)
-    assert wait_until(lambda: has_receipts(run.out))
+    assert wait_until(lambda: has_receipts(run.out), timeout=PATIENCE)
     second = cluster.add_node(num_cpus=2, object_store_memory=10**8)
-    assert wait_until(lambda: len(workers(second, "decode_video")) == 2)
+    assert wait_until(lambda: len(workers(second, "decode_video")) == 2, timeout=PATIENCE)
     assert driver.is_running
     third = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    assert wait_until(lambda: bool(workers(third, "decode_video")))
+    assert wait_until(lambda: bool(workers(third, "decode_video")), timeout=PATIENCE)
     assert driver.is_running
     cluster.remove_node(second, allow_graceful=False)  # with clips that nobody has read yet
-    assert driver.outcome() == "done"
+    assert driver.outcome(timeout=PATIENCE) == "done"
     assert_same(run.out, undisturbed_many)
 
 
@@ -98,10 +99,10 @@ def test_a_gpu_that_joins_gets_an_encoder(
         settings={"finds_duplicates": False},
     )
     driver = Driver(run)
-    assert wait_until(lambda: has_receipts(run.out))
+    assert wait_until(lambda: has_receipts(run.out), timeout=PATIENCE)
     second = cluster.add_node(**small)
-    assert wait_until(lambda: bool(workers(second, "EncodeActor.encode_videos")))
-    assert driver.outcome() == "done"
+    assert wait_until(lambda: bool(workers(second, "EncodeActor.encode_videos")), timeout=PATIENCE)
+    assert driver.outcome(timeout=PATIENCE) == "done"
     assert_same(run.out, undisturbed_many)
     cluster.shutdown()
 
@@ -124,9 +125,9 @@ def test_what_a_gpu_had_in_hand_when_it_left_is_done_by_another(
         settings={"finds_duplicates": False},
     )
     driver = Driver(run)
-    assert wait_until(lambda: has_receipts(run.out))
+    assert wait_until(lambda: has_receipts(run.out), timeout=PATIENCE)
     cluster.remove_node(first, allow_graceful=False)  # no GPU is left, until
     cluster.add_node(num_gpus=1, **few)
-    assert driver.outcome() == "done"
+    assert driver.outcome(timeout=PATIENCE) == "done"
     assert_same(run.out, undisturbed_many)
     cluster.shutdown()
