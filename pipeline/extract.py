@@ -196,6 +196,8 @@ def only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
         with writing(storage.location):
             storage.remove_partials()
         yield storage, lock
+        with writing(storage.location):
+            storage.remove_partials()  # of a worker that was lost in the middle of a file
 
 
 @contextmanager

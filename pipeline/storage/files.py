@@ -111,7 +111,7 @@ class Storage(Protocol):
         ...
 
     def remove_partials(self) -> None:
-        """Removes what killed writers left. Only for the holder of the lock."""
+        """Removes what killed writers left. For the lock's holder, while none of its own writes."""
         ...
 
     def create(self) -> None:

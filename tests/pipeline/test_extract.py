@@ -377,6 +377,14 @@ def test_what_a_killed_writer_left_is_removed(unfinished: ExtractConfig, listing
     assert not partial.exists()
 
 
+def test_what_a_worker_that_was_lost_in_this_run_left_is_removed(
+    config: ExtractConfig, listing: Listing
+) -> None:
+    partial = Path(config.out, "videos-000001.json.12ab.partial")
+    extract(config, listing, on_progress=lambda progress: partial.touch())
+    assert not partial.exists()
+
+
 def test_failures_are_listed_also_after_a_run_that_was_cut_off_at_its_end(
     finished: Finished, unfinished: ExtractConfig, listing: Listing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
