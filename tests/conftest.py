@@ -35,14 +35,22 @@ TINY_CLIP: dict[str, Any] = {
         "layers": 2,
     },
 }
+_NUM_THREADS = int(os.environ.get("OMP_NUM_THREADS", "0"))
 _LEVELS, _STEP, _DARKEST = 8, 30, 20  # each colour channel is an octal digit of the frame's index
 
 
 @pytest.fixture(autouse=True)
 def _own_randomness() -> Iterator[None]:
-    """The global random states and torch's threads are after each test what they were before."""
+    """The global random states are after each test what they were before, and torch's threads.
+
+    A fixture of the whole session comes before this one and may have extracted a store, for which
+    torch takes all cores. Two test processes with two threads each spend most of their time waiting
+    for each other, so the number that was asked for is set again before each test, too.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     torch = sys.modules.get("torch")
+    if torch and _NUM_THREADS:
+        torch.set_num_threads(_NUM_THREADS)
     torch_state = (torch.get_rng_state(), torch.get_num_threads()) if torch else None
     yield
     random.setstate(python_state)
