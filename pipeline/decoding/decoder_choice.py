@@ -38,7 +38,7 @@ FEW_DECODERS = 8
 SAMPLE_VIDEOS = 4
 _SAMPLE_SECONDS = 1.0
 _RATE_SECONDS = 0.5
-_LONGEST_SECONDS = 5.0  # of one video, which then tells nothing
+_LONGEST_SECONDS = 60.0  # of one video, which then tells nothing
 _GAIN = 1.1  # more sessions than this many times as fast are worth their memory
 
 
@@ -84,7 +84,7 @@ def chosen_decoder(
     limits: DecodeLimits,
     opened: Callable[[DecoderName, DecodeLimits], TrialDecoder] = opened_decoder,
 ) -> DecoderChoice:
-    """Who decodes a run, after a few seconds at most.
+    """Who decodes a run, after a few seconds, or what a dozen of its videos take if that is more.
 
     Args:
         asked: ``nvdec`` compares frames, ``auto`` rates too.
@@ -128,7 +128,10 @@ def _tried(
     if why := trial.refusal_of_nvdec(first):
         return _software(software, why)
     if asked == "nvdec":
-        because = f"decoder nvdec: frames of {len(first)} videos have the bits of software's"
+        because = (
+            f"decoder nvdec: it takes {trial.num_taken} of the first {len(first)} videos, and "
+            "gives software's bits"
+        )
         return DecoderChoice(decoder="nvdec", num_decoders=most_sessions, because=because)
     return faster_choice(
         software,
@@ -191,6 +194,8 @@ class _Trial:
         self._good: list[DecodeTask] = []
         self._open = ExitStack()
         self.num_tasks = len(tasks)
+        self.num_taken = 0
+        """Videos that NVDEC decoded."""
         self.different: list[str] = []
         """Ids of videos of which NVDEC gave other frames."""
 
@@ -220,19 +225,18 @@ class _Trial:
             (decode,) = self._started("nvdec", 1)
         except WorkerError as error:
             return f"NVDEC's process does not start: {error}"
-        num_taken = 0
         for place, clip in clips.items():
             other = decode(self._tasks[place])
             if isinstance(other, Clip) and other.decoder == "nvdec":
-                num_taken += 1
+                self.num_taken += 1
                 if not _same_frames(clip, other):
                     self.different.append(clip.video_id)
         if self.different:
             return (
-                f"NVDEC gave other frames of {len(self.different)} of {num_taken} videos (first: "
-                f"{self.different[0]!r}), which software decodes therefore"
+                f"NVDEC gave other frames of {len(self.different)} of {self.num_taken} videos "
+                f"(first: {self.different[0]!r})"
             )
-        if not num_taken:
+        if not self.num_taken:
             return (
                 f"NVDEC takes none of the first {len(clips)} videos: there is no GPU that decodes, "
                 "or their codecs are none of its (docs/speed.md)"

@@ -27,8 +27,7 @@ _PROFILES: dict[str, frozenset[str | None]] = {
 """8 bits, 4:2:0. Not MPEG-4, MPEG-2 and VC-1: their standards leave the last bits open. AV1's
 decoder in PyAV's wheels is dav1d, which hands nothing to a GPU."""
 _KEEPS_FRAMES = PYAV >= 18
-"""Frames that nobody asks for stay on the GPU; before, what those there are can't be told."""
-_ON_GPU = "cuda" if _KEEPS_FRAMES else "nv12"  # frames' format as they come from the decoder
+"""Frames that nobody asks for stay on the GPU; before, of such a frame no layout can be told."""
 
 
 class NotTakenError(Exception):
@@ -94,16 +93,23 @@ class PlanarFrames:
             NotTakenError: If it is no frame of the GPU, has fields, or another size than announced,
                 as where it is cut at its left: a GPU's frames are cut at the right alone.
         """
-        if frame.format.name != _ON_GPU or frame.interlaced_frame:
-            raise NotTakenError(f"a frame of {frame.format.name}, or with fields")
+        if (layout := _layout_of(frame)) != "nv12" or frame.interlaced_frame:
+            raise NotTakenError(f"a frame of {layout}, or with fields")
         if (frame.width, frame.height) != self._size:
             raise NotTakenError(f"a frame of {frame.width} x {frame.height}")
         return planar_of(frame, self._reformatter)
 
 
+def _layout_of(frame: VideoFrame) -> str:
+    """Of a frame in memory, or of what a frame on the GPU will be there."""
+    on_gpu = frame.sw_format if _KEEPS_FRAMES else None
+    return (on_gpu or frame.format).name
+
+
 def planar_of(frame: VideoFrame, reformatter: VideoReformatter) -> VideoFrame:
     """NV12 as yuv420p: bytes change their places and nothing else.
 
-    A full range is told by the frame's own mark, which gives the same RGB as yuvj420p.
+    A full range is told by the frame's own mark, which gives the same RGB as yuvj420p. One thread:
+    more take longer to wake than to move a frame.
     """
-    return reformatter.reformat(frame, format="yuv420p")
+    return reformatter.reformat(frame, format="yuv420p", threads=1)

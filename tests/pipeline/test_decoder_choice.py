@@ -12,11 +12,14 @@ import pytest
 from runs import Runs, WithoutProcess
 
 from muse.errors import UsageError, WorkerError
-from muse.pipeline import schedule_local
+from muse.pipeline import schedule_local, shards
+from muse.pipeline.datasets.folder import list_folder
 from muse.pipeline.decoding import decoder_choice
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, decode_failure
 from muse.pipeline.decoding.decoder_choice import DecoderChoice, chosen_decoder, faster_choice
+from muse.pipeline.encoders.base import Encoder
 from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.extract import ExtractConfig, extract
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, DecoderName, Failure, VideoRef
 from muse.pipeline.schedule import Workers
@@ -189,7 +192,9 @@ def test_videos_that_nvdec_does_not_take_are_software_s(
 
 
 def test_some_that_it_takes_are_enough(chosen: Chosen) -> None:
-    assert chosen(Machine(takes=("d",)), "nvdec").decoder == "nvdec"
+    choice = chosen(Machine(takes=("d",)), "nvdec")
+    assert choice.decoder == "nvdec"
+    assert "it takes 1 of the first 4 videos, and gives software's bits" in choice.because
 
 
 def test_a_process_that_does_not_start_leaves_all_to_software(chosen: Chosen) -> None:
@@ -198,7 +203,7 @@ def test_a_process_that_does_not_start_leaves_all_to_software(chosen: Chosen) ->
 
 
 def test_broken_videos_tell_nothing(chosen: Chosen) -> None:
-    assert "bits of software's" in chosen(Machine(broken=("a", "b")), "nvdec").because
+    assert "takes 2 of the first 2" in chosen(Machine(broken=("a", "b")), "nvdec").because
     choice = chosen(Machine(broken=tuple("abcde")), "nvdec")
     assert choice.because == "decoder cpu: none of the first 4 videos decodes in time"
 
@@ -213,7 +218,7 @@ def test_processes_beside_a_gpu_are_few(
     assert choice == DecoderChoice(
         decoder="nvdec",
         num_decoders=processes,
-        because="decoder nvdec: frames of 4 videos have the bits of software's",
+        because="decoder nvdec: it takes 4 of the first 4 videos, and gives software's bits",
     )
 
 
@@ -271,6 +276,32 @@ def test_a_run_goes_to_the_decoder_that_was_chosen_and_says_so(
     assert summary.speed.workforce.num_decoders == 3
     record = json.loads((runs.out / "run.json").read_text(encoding="utf-8"))
     assert record["decoder"] == {"name": "nvdec", "processes": 3, "because": "it was quick"}
+
+
+@pytest.mark.slow
+def test_without_a_gpu_a_run_is_that_of_software(
+    video_folder: Path,
+    plain_encoder: Callable[..., Encoder],
+    same_store: Callable[[Path, Path], bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # libav opens none, also where there is one
+    monkeypatch.setattr(shards, "build_encoder", plain_encoder)
+    for name in ("cpu", "nvdec"):
+        config = ExtractConfig(
+            out=tmp_path / name,
+            encoder="plain",
+            engine="local",
+            device="cpu",
+            sampling=Sampling(num_frames=3),
+            workers=Workers(num_decoders=2, decoder=name),  # type: ignore[arg-type]
+        )
+        extract(config, list_folder(video_folder, None))
+    assert same_store(tmp_path / "cpu", tmp_path / "nvdec")
+    (record,) = (record for record in caplog.records if "decoder_choice" in record.name)
+    assert record.message.startswith("decoder cpu: NVDEC takes none of the first 3 videos")
 
 
 def test_with_ray_gpus_are_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:

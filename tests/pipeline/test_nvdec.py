@@ -138,7 +138,6 @@ class _StandIn(PlanarFrames):
 def device(monkeypatch: pytest.MonkeyPatch) -> Nvdec:
     """One that decodes in software."""
     monkeypatch.setattr(walk, "PlanarFrames", _StandIn)
-    monkeypatch.setattr(nvdec, "_ON_GPU", "nv12")
     open_video = walk.open_video
     monkeypatch.setattr(walk, "open_video", lambda path, accelerator=None: open_video(path))
     unopened = HWAccel("cuda")
