@@ -8,8 +8,13 @@ seeks) and decord, through their own batch calls on the same instants, without t
 share of their frames is the same is not told, as they convert colours otherwise. One JSON line a
 corpus.
 
+Where a GPU opens, the same plan is decoded by NVDEC too, by each number of --sessions processes:
+videos a second, how many videos it took (the others went to software in the same process), and
+whether all its frames have the bits of software's.
+
 Usage: python benchmarks/bench_decode.py FOLDER [--corpora 320x240x15g30 320x240x15g250 ...]
            [--videos PATH] [--kind uniform] [--num-frames 12] [--processes N] [--rounds 3]
+           [--sessions 1 2 4 8 16]
 """
 
 import argparse
@@ -31,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from muse.pipeline.decoding import decode
+from muse.pipeline.decoding.nvdec import nvdec
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import VideoRef
 from muse.pipeline.sampling import sampled_frames
@@ -47,6 +53,14 @@ def by_plan(path: Path, sampling: Sampling) -> str:
     video = VideoRef(video_id="clip", path=path)
     clip = decode.decode_clip(video, sampling=sampling, preprocessing=PREPROCESSING)
     return hashlib.sha256(clip.frames_THWC.tobytes()).hexdigest()
+
+
+def by_nvdec(path: Path, sampling: Sampling) -> str:
+    """The same of a GPU's frames; of a video that it does not take, nothing."""
+    video = VideoRef(video_id="clip", path=path)
+    clip = decode.decode_clip(video, sampling=sampling, preprocessing=PREPROCESSING, device=nvdec())
+    taken = clip.decoder == "nvdec"
+    return hashlib.sha256(clip.frames_THWC.tobytes()).hexdigest() if taken else ""
 
 
 def by_all(path: Path, sampling: Sampling) -> str:
@@ -82,6 +96,7 @@ def _indices(num_frames: int, rate: float, sampling: Sampling) -> list[int]:
 
 WAYS: dict[str, Callable[[Path, Sampling], str]] = {
     "plan": by_plan,
+    "nvdec": by_nvdec,
     "all": by_all,
     "torchcodec": by_torchcodec,
     "decord": by_decord,
@@ -98,6 +113,37 @@ def decode_all(
         started = time.perf_counter()
         hashes = pool.map(work, paths, chunksize=1)
         return time.perf_counter() - started, hashes
+
+
+def has_nvdec() -> bool:
+    """Whether a GPU opens, in a process that ends at once."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(opens)
+
+
+def opens() -> bool:
+    return nvdec() is not None
+
+
+def measured_on_gpu(
+    paths: Sequence[Path], sampling: Sampling, software: Sequence[str], flags: argparse.Namespace
+) -> dict[str, object]:
+    """Medians of NVDEC by its number of processes; nothing where no GPU opens."""
+    if not has_nvdec():
+        return {}
+    rates, hashes = {}, []
+    for sessions in flags.sessions:
+        seconds = []
+        for _ in range(flags.rounds):
+            took, hashes = decode_all("nvdec", paths, sampling, sessions)
+            seconds.append(took)
+        rates[sessions] = round(len(paths) / statistics.median(seconds), 2)
+    pairs = [(own, other) for own, other in zip(hashes, software, strict=True) if own]
+    return {
+        "nvdec_videos_per_second": rates,
+        "nvdec_took": len(pairs),
+        "nvdec_same_frames": all(own == other for own, other in pairs),
+    }
 
 
 def videos_of(folder: Path, name: str, num_videos: int) -> list[Path]:
@@ -117,7 +163,9 @@ def videos_of(folder: Path, name: str, num_videos: int) -> list[Path]:
 def measured(name: str, paths: list[Path], flags: argparse.Namespace) -> dict[str, object]:
     """Medians of all ways, which take turns."""
     sampling = Sampling(kind=flags.kind, num_frames=flags.num_frames)
-    ways = [way for way in WAYS if way in ("plan", "all") or importlib.util.find_spec(way)]
+    own = ("plan", "all")
+    others = [way for way in WAYS if way not in (*own, "nvdec") and importlib.util.find_spec(way)]
+    ways = [*own, *others]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     hashes: dict[str, list[str]] = {}
     for _ in range(flags.rounds):
@@ -134,6 +182,7 @@ def measured(name: str, paths: list[Path], flags: argparse.Namespace) -> dict[st
         "videos_per_second": {way: round(rate, 2) for way, rate in rates.items()},
         "times_all": {way: round(rate / rates["all"], 2) for way, rate in rates.items()},
         "same_frames": hashes["plan"] == hashes["all"],
+        **measured_on_gpu(paths, sampling, hashes["plan"], flags),
     }
 
 
@@ -147,6 +196,7 @@ def main() -> None:
     for name, default in {"num-frames": 12, "num-videos": 64, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     flags = parser.parse_args()
     for name in flags.corpora:
         paths = videos_of(flags.folder, name, flags.num_videos)

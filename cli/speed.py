@@ -26,6 +26,8 @@ def print_speed(report: "SpeedReport") -> None:
         share = f"{report.cores_share:.0%}"
         table.add_row("cores", str(report.workforce.num_cores), _seconds(busy), "", "", share, "")
     print_table(table)
+    if report.workforce.decoder_because:
+        print_line(report.workforce.decoder_because)
     print_line(
         f"{rate_text(report.videos_per_second)} videos/s, {_frame_rate(report)} frames/s "
         f"over {duration_text(report.wall_seconds)}, after {duration_text(report.startup_seconds)} "
@@ -71,7 +73,10 @@ def _detail(speed: "StageSpeed") -> str:
     cores = speed.cores_while_busy
     if speed.stage == "write":
         return f"{size_text(speed.bytes_per_second)}/s" if speed.num_bytes else ""
-    return "" if cores is None else f"{cores:.2g} cores a worker"
+    parts = [] if cores is None else [f"{cores:.2g} cores a worker"]
+    if speed.num_on_gpu:
+        parts.append(f"{speed.num_on_gpu} by NVDEC")
+    return ", ".join(parts)
 
 
 def _seconds(seconds: float) -> str:

@@ -318,11 +318,11 @@ def _run(
     engine: Engine,
     trace: TraceLog,
 ) -> Iterator[Progress]:
-    workforce = engine.workforce(config.views)
+    workforce = engine.workforce(config.views, rows.videos, config.sampling)
     speed = SpeedTally(workforce, started_seconds=trace.started_seconds)
     tally = Tally(ZarrStore.open(storage.location), rows, speed=speed)
     config.max_failures.check(tally.num_failed_in_all, of=len(rows.videos))
-    write_run_record(storage, config)
+    write_run_record(storage, config, workforce)
     for event in _events(config, rows, storage, engine):
         if isinstance(event, Receipt):  # an object store is asked over the network
             lock.check()

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from muse.pipeline.window import Window
 
 Stage = Literal["listing", "decode", "encode"]
+DecoderName = Literal["cpu", "nvdec"]
+"""libav's decoders in software, or a GPU's."""
 FailureReason = Literal[
     "missing",  # listed, and no such file
     "unreadable",  # no permission, not a regular file, input/output error
@@ -159,6 +161,10 @@ class Clip:
     """(T', S, S, 3) RGB, the frames larger than the encoder's input, where they were asked for."""
     frame_pictures: tuple[bytes, ...] = ()
     """A JPEG file of each of these squares, T' of them, where they were asked for."""
+    short_side: int = 0
+    """Of the video's pictures, in pixels; 0 where nobody looked."""
+    decoder: DecoderName = "cpu"
+    """Whose frames these are, which have the same bits from each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

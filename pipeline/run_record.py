@@ -18,12 +18,22 @@ from muse.pipeline.store_zarr import ZarrStore
 
 if TYPE_CHECKING:
     from muse.pipeline.extract import ExtractConfig
+    from muse.pipeline.speed.report import Workforce
 
 
-def write_run_record(storage: Storage, config: "ExtractConfig") -> None:
-    """The settings, versions and machine of the last run that did something."""
+def write_run_record(storage: Storage, config: "ExtractConfig", workforce: "Workforce") -> None:
+    """The settings, versions, machine and decoder of the last run that did something."""
     plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    record = {"config": plain, "versions": package_versions(), "machine": platform.machine()}
+    record = {
+        "config": plain,
+        "versions": package_versions(),
+        "machine": platform.machine(),
+        "decoder": {
+            "name": workforce.decoder,
+            "processes": workforce.num_decoders,
+            "because": workforce.decoder_because,
+        },
+    }
     with writing(storage.location):
         storage.write(RUN_FILE, json_bytes(record))
 

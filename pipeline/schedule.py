@@ -11,13 +11,15 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 from muse.errors import UsageError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
+from muse.pipeline.decoding.decoder_choice import AskedDecoder
 from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import VideoRef
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
@@ -35,12 +37,17 @@ class Workers:
     """None: one a GPU, or one. The local engine has one."""
     limits: DecodeLimits = dataclasses.field(default_factory=DecodeLimits)
     """Of one video's decoding."""
+    decoder: AskedDecoder = "cpu"
+    """Software, a GPU's, or whichever is measured to be faster; all give the same bits."""
 
     def __post_init__(self) -> None:
         for name in ("num_decoders", "num_encoders"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: at least 1 is needed")
+        if self.decoder not in get_args(AskedDecoder):
+            choices = ", ".join(get_args(AskedDecoder))
+            raise UsageError(f"decoder {self.decoder!r}: choose one of {choices}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +61,13 @@ class Tick:
 class Engine(Protocol):
     """Runs the stages over shards."""
 
-    def workforce(self, views: Sequence[str]) -> Workforce:
-        """Who works, as far as is known now, and what their devices can do for these views."""
+    def workforce(
+        self, views: Sequence[str], videos: Sequence[VideoRef], sampling: Sampling
+    ) -> Workforce:
+        """Who works, as far as is known now, and what their devices can do for these views.
+
+        Who decodes may be found out here, by a few of the run's videos: before the first `run`.
+        """
         ...
 
     def encoder_info(self) -> EncoderInfo:

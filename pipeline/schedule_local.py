@@ -4,6 +4,7 @@ While a shard is encoded the next one is decoded, and the one before is written 
 """
 
 import dataclasses
+import functools
 import itertools
 import threading
 from collections import deque
@@ -11,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from muse.pipeline.decoding.decoder import DecodeTask, IsolatedDecoder
+from muse.pipeline.decoding.decoder_choice import DecoderChoice, chosen_decoder
+from muse.pipeline.decoding.gpu_decoder import GpuDecoder
 from muse.pipeline.encoded_shard import EncodedShard
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import VideoRef
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
 from muse.pipeline.shards import ShardEncoder
 from muse.pipeline.speed.report import Workforce
@@ -31,25 +35,50 @@ class LocalEngine:
         self._workers = workers
         device = resolve_device(encoder.device)
         self._shard_encoder = ShardEncoder(dataclasses.replace(encoder, device=device))
-        num_decoders = workers.num_decoders or available_cpus()
         self._workforce = Workforce(
-            num_decoders=num_decoders,
+            num_decoders=workers.num_decoders or available_cpus(),
             num_encoders=1,
             num_cores=available_cpus(),
             device=device,
         )
-        self._threads = ThreadPoolExecutor(num_decoders)
+        self._threads = ThreadPoolExecutor(self._workforce.num_decoders)
         self._per_thread = threading.local()
-        self._decoders: list[IsolatedDecoder] = []
+        self._decoders: list[IsolatedDecoder | GpuDecoder] = []
         self._numbers = itertools.count(1)  # of decoders
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="muse-writer")
         self._writing: Future[tuple[Measured, Receipt]] | None = None
         self._num_decoded = 0
 
-    def workforce(self, views: Sequence[str]) -> Workforce:
-        """Of this machine."""
-        rates = self._shard_encoder.device_rates(views)
-        return dataclasses.replace(self._workforce, rates=rates)
+    def workforce(
+        self, views: Sequence[str], videos: Sequence[VideoRef], sampling: Sampling
+    ) -> Workforce:
+        """Of this machine, once it is known who decodes."""
+        choice = self._chosen_decoder(videos, sampling)
+        self._threads = ThreadPoolExecutor(choice.num_decoders)  # the other one has no thread yet
+        self._workforce = dataclasses.replace(
+            self._workforce,
+            num_decoders=choice.num_decoders,
+            decoder=choice.decoder,
+            decoder_because=choice.because,
+            rates=self._shard_encoder.device_rates(views),
+        )
+        return self._workforce
+
+    def _chosen_decoder(self, videos: Sequence[VideoRef], sampling: Sampling) -> DecoderChoice:
+        task_of = functools.partial(
+            DecodeTask,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=self._shard_encoder.resizes,
+        )
+        return chosen_decoder(
+            self._workers.decoder,
+            (task_of(video=video) for video in videos if video.path is not None),
+            num_decoders=self._workers.num_decoders,
+            num_cores=available_cpus(),
+            has_gpu=resolve_device("auto") == "cuda",
+            limits=self._workers.limits,
+        )
 
     def encoder_info(self) -> EncoderInfo:
         """Of the encoder in this process."""
@@ -125,9 +154,10 @@ class LocalEngine:
             yield from writing.result()
 
     def _decode(self, task: DecodeTask) -> Decoded:
-        decoder: IsolatedDecoder | None = getattr(self._per_thread, "decoder", None)
+        decoder: IsolatedDecoder | GpuDecoder | None = getattr(self._per_thread, "decoder", None)
         if decoder is None:
-            decoder = IsolatedDecoder(self._workers.limits)
+            new_decoder = GpuDecoder if self._workforce.decoder == "nvdec" else IsolatedDecoder
+            decoder = new_decoder(self._workers.limits)
             self._per_thread.decoder = decoder
             self._per_thread.worker = f"decoder {next(self._numbers)}"
             self._decoders.append(decoder)

@@ -24,6 +24,7 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.ray_encoders import RETRIES, ActorLostError, RayEncoders, result_of
 from muse.pipeline.ray_workers import decode_video
 from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import VideoRef
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
@@ -42,6 +43,11 @@ class RayEngine:
     ) -> None:
         if encoder.device not in ("auto", "cpu", "cuda"):
             raise EncoderError(f"device {encoder.device!r}: choose auto, cpu or cuda.")
+        if workers.decoder != "cpu":
+            raise UsageError(
+                f"--decoder {workers.decoder} needs --engine local: with Ray the GPUs are the "
+                "encoders' alone."
+            )
         self._encoders: RayEncoders | None = None
         self._started_ray = _connect(address, num_cpus=workers.num_decoders)
         # The cluster is asked, not this process: a driver may well have no GPU.
@@ -71,7 +77,9 @@ class RayEngine:
             device=device,
         )
 
-    def workforce(self, views: Sequence[str]) -> Workforce:
+    def workforce(
+        self, views: Sequence[str], videos: Sequence[VideoRef], sampling: Sampling
+    ) -> Workforce:
         """Of the cluster as it was when the engine started; all devices are like the first."""
         rates = result_of(self._actors[0].device_rates.remote(views))
         return dataclasses.replace(self._workforce, rates=rates)

@@ -68,21 +68,28 @@ class ChildProcess(Generic[Item, Result]):
     Args:
         function: Importable by name, since the child starts afresh. Of errors it may raise
             `MemoryError` only.
-        memory_bytes: What it may take on top of what it has after its imports.
+        memory_bytes: What it may take on top of what it has when it is ready.
+        prepare: Called there after the imports, before it is ready.
 
     Raises:
         ProcessDiedError: If it ends before it is ready.
         OSError: If it can't be started, or is not ready in time.
     """
 
-    def __init__(self, function: Callable[[Item], Result], *, memory_bytes: int | None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        *,
+        memory_bytes: int | None,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
         # "spawn": a fork of a process that runs torch and Ray threads may deadlock.
         context = multiprocessing.get_context("spawn")
         self._memory_bytes = memory_bytes
         self._connection, theirs = context.Pipe()
         self._block = AnswerBlock.new()
         self._process = context.Process(
-            target=_serve, args=(function, theirs, memory_bytes, os.getpid()), daemon=True
+            target=_serve, args=(function, theirs, memory_bytes, os.getpid(), prepare), daemon=True
         )
         self._idle_bytes = 0
         self._peak_bytes = 0
@@ -232,11 +239,14 @@ def _serve(
     connection: Connection,
     memory_bytes: int | None,
     parent_pid: int,
+    prepare: Callable[[], object] | None,
 ) -> None:
     # Ctrl-C goes to the whole process group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent_pid)
     block = AnswerBlock.shared(connection)
+    if prepare is not None:
+        prepare()
     idle_bytes = _data_bytes(os.getpid())
     if memory_bytes is not None:
         _limit_memory(idle_bytes + memory_bytes)

@@ -5,6 +5,9 @@ has to be decoded (`walk`). Knows nothing of encoders beyond a function that cro
 failures only that they are a `DecodeError`.
 """
 
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -21,13 +24,14 @@ from muse.errors import DecodeError
 from muse.pipeline.decoding.announced_size import announced_end
 from muse.pipeline.decoding.input_frames import InputFrames
 from muse.pipeline.decoding.kept_frame import square_of, squares_as
+from muse.pipeline.decoding.nvdec import NotTakenError, Nvdec
 from muse.pipeline.decoding.picture import upright, without_far_ends
 from muse.pipeline.decoding.selection import frames_to_take, frames_to_walk, require_at_most
 from muse.pipeline.decoding.stream import open_video, video_packets, video_stream
 from muse.pipeline.decoding.thumbnail import thumbnail_of
 from muse.pipeline.decoding.timeline import PacketTimes, Timeline, ends_early, timeline_of
 from muse.pipeline.decoding.video_file import existing_file, readable_bytes
-from muse.pipeline.decoding.walk import LateStartError, wanted_frames
+from muse.pipeline.decoding.walk import LateStartError, frames_of_nvdec, wanted_frames
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, VideoRef
 
@@ -44,6 +48,7 @@ def decode_clip(
     thumbnail_side: int = 0,
     frame_views: tuple[str, ...] = (),
     leaves_resize: bool = False,
+    device: Nvdec | None = None,
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -57,6 +62,7 @@ def decode_clip(
         frame_views: Of `muse.pipeline.views.FRAME_VIEWS`, which the clip then has too.
         leaves_resize: Whether frames may come as what their resize reads, where that is little
             more than its result (`Clip.unresized_from`).
+        device: Decodes what it takes; without one, and all else, software does.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -64,11 +70,26 @@ def decode_clip(
     path = existing_file(video)
     timeline = read_timeline(path)
     require_at_most(max_duration_seconds, timeline, path)
-    settings = (sampling, preprocessing, thumbnail_side, frame_views, leaves_resize)
+    wants = _Wants(
+        preprocessing=preprocessing,
+        thumbnail_side=thumbnail_side,
+        frame_views=frame_views,
+        leaves_resize=leaves_resize,
+    )
     try:
-        return _sampled(video, path, timeline, *settings)
+        return _sampled(video, path, timeline, sampling, wants, device)
     except LateStartError as late:
-        return _sampled(video, path, timeline.from_frame(late.first), *settings)
+        return _sampled(video, path, timeline.from_frame(late.first), sampling, wants, device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wants:
+    """What is made of each frame: see `decode_clip`."""
+
+    preprocessing: Preprocessing
+    thumbnail_side: int
+    frame_views: tuple[str, ...]
+    leaves_resize: bool
 
 
 def _sampled(
@@ -76,34 +97,54 @@ def _sampled(
     path: Path,
     timeline: Timeline,
     sampling: Sampling,
-    preprocessing: Preprocessing,
-    thumbnail_side: int,
-    frame_views: tuple[str, ...],
-    leaves_resize: bool,
+    wants: _Wants,
+    device: Nvdec | None,
 ) -> Clip:
     wanted = frames_to_take(timeline, sampling, video.window, path=path)
-    taken = set(wanted.tolist())
-    inputs = InputFrames(preprocessing, leaves_resize=leaves_resize)
+    walked, seconds_T = frames_to_walk(wanted, video.window), timeline.seconds[wanted]
+    if device is not None:
+        try:
+            frames = frames_of_nvdec(path, timeline, walked, device)
+            clip = _clip_of(video.video_id, frames, wanted, seconds_T, wants)
+            return dataclasses.replace(clip, decoder="nvdec")
+        except NotTakenError:
+            pass
+    frames = wanted_frames(path, timeline, walked)
+    return _clip_of(video.video_id, frames, wanted, seconds_T, wants)
+
+
+def _clip_of(
+    video_id: str,
+    frames: Iterable[tuple[int, VideoFrame]],
+    wanted: NDArray[np.intp],
+    seconds_T: NDArray[np.float64],
+    wants: _Wants,
+) -> Clip:
+    order = wanted.tolist()
+    taken, short_side = set(order), 0
+    inputs = InputFrames(wants.preprocessing, leaves_resize=wants.leaves_resize)
     thumbnails: dict[int, bytes] = {}
     squares: dict[int, NDArray[np.uint8]] = {}
     converter = VideoReformatter()  # one for all frames: it is made for a size and format
     # Some come twice, where what the container says proves false.
-    for index, frame in wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
+    for index, frame in frames:
         if index in taken:
             picture_HWC = _rgb(frame, converter)
+            short_side = min(frame.width, frame.height)
             inputs.add(index, picture_HWC)
-            if thumbnail_side:
-                thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
-            if frame_views:
-                squares[index] = square_of(picture_HWC, preprocessing)
-    frames_THWC, unresized_from = inputs.stacked(wanted.tolist())
+            if wants.thumbnail_side:
+                thumbnails[index] = thumbnail_of(picture_HWC, side=wants.thumbnail_side)
+            if wants.frame_views:
+                squares[index] = square_of(picture_HWC, wants.preprocessing)
+    frames_THWC, unresized_from = inputs.stacked(order)
     return Clip(
-        video_id=video.video_id,
+        video_id=video_id,
         frames_THWC=frames_THWC,
         unresized_from=unresized_from,
-        pts_seconds_T=timeline.seconds[wanted],
-        thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
-        **squares_as(frame_views, [squares[i] for i in wanted.tolist() if frame_views]),
+        pts_seconds_T=seconds_T,
+        short_side=short_side,
+        thumbnails=tuple(thumbnails[index] for index in order if wants.thumbnail_side),
+        **squares_as(wants.frame_views, [squares[i] for i in order if wants.frame_views]),
     )
 
 

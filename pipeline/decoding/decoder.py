@@ -20,6 +20,7 @@ from muse.pipeline.decoding.child_process import (
 )
 from muse.pipeline.decoding.decode import decode_clip
 from muse.pipeline.decoding.isolation import MAX_ATTEMPTS, IsolatedFunction
+from muse.pipeline.decoding.nvdec import Nvdec, nvdec
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, Failure, SourceFile, VideoRef, printable
 from muse.pipeline.sources import source_of
@@ -69,21 +70,34 @@ class DecodeTask:
     """`IsolatedDecoder` fills in its own limit."""
 
 
-def attempt(task: DecodeTask) -> Clip | Failure:
+def attempt(task: DecodeTask, device: Nvdec | None = None) -> Clip | Failure:
     """The clip with its source, or why there is none: runs where a crash harms nobody.
+
+    Args:
+        task: The video.
+        device: Decodes what it takes; None: software does all.
 
     Raises:
         MemoryError: That may be the process's fault and not this video's.
     """
     path = task.video.path
     before = source_of(path, wants_sha256=task.wants_sha256) if path else None
-    clip = _attempt(task)
+    clip = _attempt(task, device)
     if path and before and (change := _change_since(before, path)):
         return decode_failure(task.video, reason=change[0], message=f"{path}: {change[1]}")
     return clip if isinstance(clip, Failure) else dataclasses.replace(clip, source=before)
 
 
-def _attempt(task: DecodeTask) -> Clip | Failure:
+def attempt_on_gpu(task: DecodeTask) -> Clip | Failure:
+    """The same by this process's GPU, where it has one and that takes the video.
+
+    Raises:
+        MemoryError: As `attempt`.
+    """
+    return attempt(task, nvdec())
+
+
+def _attempt(task: DecodeTask, device: Nvdec | None) -> Clip | Failure:
     try:
         return decode_clip(
             task.video,
@@ -93,6 +107,7 @@ def _attempt(task: DecodeTask) -> Clip | Failure:
             thumbnail_side=task.thumbnail_side,
             frame_views=task.frame_views,
             leaves_resize=task.leaves_resize,
+            device=device,
         )
     except MemoryError:
         raise
@@ -128,6 +143,21 @@ class IsolatedDecoder:
         self._attempt = IsolatedFunction(
             attempt, timeout_seconds=limits.timeout_seconds, memory_bytes=limits.memory_bytes
         )
+
+    @classmethod
+    def on_gpu(cls, limits: DecodeLimits) -> "IsolatedDecoder":
+        """With `attempt_on_gpu` in place of it; the GPU is opened as the process starts.
+
+        So its memory is none of a video's, and its half second no video's time.
+        """
+        decoder = cls(limits)
+        decoder._attempt = IsolatedFunction(
+            attempt_on_gpu,
+            timeout_seconds=limits.timeout_seconds,
+            memory_bytes=limits.memory_bytes,
+            prepare=nvdec,
+        )
+        return decoder
 
     def __call__(self, task: DecodeTask) -> Clip | Failure:
         """The clip with its source, or why there is none.

@@ -33,6 +33,7 @@ class IsolatedFunction(Generic[Item, Result]):
             `MemoryError` only.
         timeout_seconds: For one call, the start of the child not counted.
         memory_bytes: What a call may take, on top of what a fresh child has; None for no limit.
+        prepare: Called in a fresh child before it is ready; importable by name too.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class IsolatedFunction(Generic[Item, Result]):
         *,
         timeout_seconds: float,
         memory_bytes: int | None = None,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         self._function = function
+        self._prepare = prepare
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
         self._child: ChildProcess[Item, Result] | None = None
@@ -130,7 +133,9 @@ class IsolatedFunction(Generic[Item, Result]):
 
     def _started(self, *, attempts: int) -> ChildProcess[Item, Result]:
         try:
-            return ChildProcess(self._function, memory_bytes=self._memory_bytes)
+            return ChildProcess(
+                self._function, memory_bytes=self._memory_bytes, prepare=self._prepare
+            )
         except (ProcessDiedError, OSError) as error:
             if isinstance(error, ProcessKilledError) and attempts > 1:
                 return self._started(attempts=attempts - 1)

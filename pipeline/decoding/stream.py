@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import av.error
 import av.logging
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
@@ -18,13 +19,18 @@ from muse.errors import DecodeError
 from muse.pipeline.decoding.video_file import claim_or_want, readable_bytes
 from muse.pipeline.records import FailureReason
 
-_PYAV = int(av.__version__.partition(".")[0])
+PYAV = int(av.__version__.partition(".")[0])
+"""Its major version."""
 PLAYLISTS = frozenset({"concat", "dash", "hls"})
 """Formats of libav that are texts which name other files."""
 
 
-def open_video(path: Path) -> InputContainer:
+def open_video(path: Path, accelerator: HWAccel | None = None) -> InputContainer:
     """An opened file.
+
+    Args:
+        path: Of the file.
+        accelerator: Of the device that decodes it; None decodes in software.
 
     Raises:
         DecodeError: If it can't be read, or is none that libav knows.
@@ -33,7 +39,9 @@ def open_video(path: Path) -> InputContainer:
     av.logging.set_level(None)
     try:
         name = str(path.absolute())  # libav takes "12:30.mp4" for a protocol
-        return av.open(name) if _PYAV >= 19 else av.open(name, metadata_errors="replace")
+        if PYAV >= 19:
+            return av.open(name, hwaccel=accelerator)
+        return av.open(name, hwaccel=accelerator, metadata_errors="replace")
     except MemoryError as error:
         raise claim_or_want(error, path) from None
     except av.error.FFmpegError as error:

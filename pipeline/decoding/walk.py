@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.frame_plan import Stretch, planned_stretches
+from muse.pipeline.decoding.nvdec import NotTakenError, Nvdec, PlanarFrames
 from muse.pipeline.decoding.stream import open_video, refusing, video_stream
 from muse.pipeline.decoding.timeline import Timeline
 
@@ -67,6 +68,34 @@ def wanted_frames(
         yield from _walk(path, timeline, wanted, by_pts=timeline.has_pts)
     except _OutOfOrderError:
         yield from _walk(path, timeline, wanted, by_pts=False)
+
+
+def frames_of_nvdec(
+    path: Path, timeline: Timeline, wanted: NDArray[np.intp], device: Nvdec
+) -> Iterator[tuple[int, VideoFrame]]:
+    """The same, decoded on a GPU; what goes wrong there is software's to judge, and to name.
+
+    It decodes what software decodes by its plan, and no stream without one. Of damage it sees what
+    the container and the headers of pictures tell, not what lies within a picture: libav asks the
+    GPU for none of that.
+
+    Raises:
+        NotTakenError: If a frame, or the whole stream, is left to software.
+    """
+    if timeline.keyframes is None:
+        raise NotTakenError("no index")
+    plan = planned_stretches(wanted.tolist(), timeline.keyframes)
+    try:
+        with open_video(path, device.accelerator) as container:
+            stream = _on_one_thread(container, path)
+            frames = PlanarFrames(stream)
+            for stretch in plan:
+                for index, frame in _frames_of(stretch, timeline, container, stream):
+                    yield index, frames.planar(frame)
+    except _OtherThanPlannedError as error:
+        raise NotTakenError("other than planned") from error
+    except (DecodeError, av.error.FFmpegError, RuntimeError, MemoryError) as error:
+        raise NotTakenError(str(error)) from error
 
 
 def _planned(

@@ -9,9 +9,12 @@ of the longer. Knows nothing of engines; ``wording`` has the sentence.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from muse.pipeline.speed.spans import Span, StageName
+
+if TYPE_CHECKING:
+    from muse.pipeline.records import DecoderName
 
 BINDS_FROM = 0.7  # of their time busy: below, workers wait more for others than others for them
 ENCODER_STAGES = ("encode", "captions")
@@ -42,6 +45,9 @@ class Workforce:
     """Of the encoders: ``cpu`` or ``cuda``."""
     rates: DeviceRates | None = None
     """Of the device of each; None where a frame takes no matrix products."""
+    decoder: "DecoderName" = "cpu"
+    decoder_because: str = ""
+    """A line on why, where it was not a matter of course."""
 
     def workers_of(self, stage: StageName) -> int:
         """How many work at it."""
@@ -63,6 +69,10 @@ class StageSpeed:
     """On all threads of its workers; None where the system does not tell."""
     wall_seconds: float
     """Of the run."""
+    num_on_gpu: int = 0
+    """Videos that a GPU decoded."""
+    num_large: int = 0
+    """Videos whose frames are large enough that a GPU may decode them faster."""
 
     @property
     def achieved(self) -> float:
@@ -107,6 +117,7 @@ class StageSpeed:
             "achieved_per_second": round(self.achieved, 3),
             "bound_per_second": None if self.bound is None else round(self.bound, 3),
             "share": round(self.share, 4),
+            **({"on_gpu": self.num_on_gpu} if self.stage == "decode" else {}),
         }
 
 
@@ -221,6 +232,8 @@ class SpeedReport:
             "cores": self.workforce.num_cores,
             "cores_share": None if cores is None else round(cores, 4),
             "device": self.workforce.device,
+            "decoder": self.workforce.decoder,
+            "decoder_because": self.workforce.decoder_because,
             "limits_per_second": {name: round(rate, 3) for name, rate in self.limits.items()},
             "binds": self.binds,
         }
@@ -282,13 +295,15 @@ class _Sum:
     """Of the spans of one stage."""
 
     def __init__(self) -> None:
-        self.items = self.frames = self.bytes = 0
+        self.items = self.frames = self.bytes = self.on_gpu = self.large = 0
         self.seconds = self.told_seconds = self.cpu_seconds = 0.0
 
     def add(self, span: Span) -> None:
         self.items += span.num_items
         self.frames += span.num_frames
         self.bytes += span.num_bytes
+        self.on_gpu += span.num_on_gpu
+        self.large += span.num_large
         self.seconds += span.seconds
         if span.cpu_seconds is not None:
             self.told_seconds += span.seconds
@@ -306,4 +321,6 @@ class _Sum:
             busy_seconds=self.seconds,
             cpu_seconds=self.cpu_seconds * self.seconds / told if told else None,
             wall_seconds=wall_seconds,
+            num_on_gpu=self.on_gpu,
+            num_large=self.large,
         )

@@ -15,6 +15,8 @@ StageName = Literal["decode", "encode", "write", "captions"]
 """What takes a worker's time and brings a run forward. ``encode`` lasts from one batch's rows to
 those of the next, whatever the device does meanwhile, so the spans of one encoder never overlap.
 ``write`` is its writer's, beside it."""
+LARGE_SIDE = 1080
+"""From so many pixels of a short side on a GPU's decoder is worth a measurement on any machine."""
 Activity = StageName | Literal["start", "wait"]
 """``start``: a decoding process comes up. ``wait``: an encoder has no clips yet."""
 
@@ -38,6 +40,10 @@ class Span:
     """Of arrays, before they are written."""
     cpu_seconds: float | None = None
     """On all threads of the worker's process; None where nobody told."""
+    num_on_gpu: int = 0
+    """Of ``decode``: videos that a GPU decoded."""
+    num_large: int = 0
+    """Of ``decode``: videos with a short side from `LARGE_SIDE` pixels on."""
 
     @property
     def end_seconds(self) -> float:

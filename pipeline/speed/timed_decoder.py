@@ -1,11 +1,12 @@
 """A decoder whose calls are measured: its process's start apart from the decoding."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
 from muse.pipeline.decoding.decoder import DecodeTask
 from muse.pipeline.records import Clip, Failure
-from muse.pipeline.speed.spans import Span, Stopwatch
+from muse.pipeline.speed.spans import LARGE_SIDE, Span, Stopwatch
 
 _START_SECONDS = 0.001  # less is no process that starts
 
@@ -61,6 +62,12 @@ def timed_decode(decoder: Decoder, task: DecodeTask, *, worker: str) -> Decoded:
         num_frames=len(clip.frames_THWC) if isinstance(clip, Clip) else 0,
         cpu_seconds=_used(cpu_before, decoder.cpu_seconds()),
     )
+    if isinstance(clip, Clip):
+        decode = dataclasses.replace(
+            decode,
+            num_on_gpu=int(clip.decoder == "nvdec"),
+            num_large=int(clip.short_side >= LARGE_SIDE),
+        )
     return Decoded(
         clip=clip, spans=(start, decode) if start.seconds > _START_SECONDS else (decode,)
     )

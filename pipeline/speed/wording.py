@@ -3,11 +3,13 @@
 import math
 
 from muse.pipeline.speed.report import BINDS_FROM, ENCODER_STAGES, SpeedReport, StageSpeed
+from muse.pipeline.speed.spans import LARGE_SIDE
 
 _FULL = 0.85  # of the cores' time: more processes would only share it
 _STARVED = 0.7  # of a core that a decoder gets: it waits for files, or for other programs
 _IDLE = 0.3  # of its rate of matrix products: it waits for copies and launches
 _TELLING = 0.1  # of an encoder's time: what else it does is worth a word
+_MOSTLY = 0.5  # of the videos: enough to say what goes for them
 _FEW_SHARDS = 2  # for each encoder: what is decoded while it encodes
 
 
@@ -19,7 +21,8 @@ def speed_sentence(report: SpeedReport) -> str:
     if report.binds is None:
         return _nothing_binds(report, busiest)
     verb = "bind" if busiest.stage == "captions" else "binds"
-    return f"{busiest.stage} {verb}: {_rates(report, busiest)}; {_advice(report, busiest)}"
+    advice = _advice(report, busiest) + _untried_gpu(report, busiest)
+    return f"{busiest.stage} {verb}: {_rates(report, busiest)}; {advice}"
 
 
 def _rates(report: SpeedReport, speed: StageSpeed) -> str:
@@ -82,6 +85,8 @@ def _advice_on_decoding(report: SpeedReport, decode: StageSpeed) -> str:
     if cores is not None and cores >= _FULL:
         gpu = "" if report.workforce.device != "cpu" else ", a GPU for the encoder"
         return f"the cores are {cores:.0%} busy: more of them{gpu}, or fewer frames a video,"
+    if report.workforce.decoder == "nvdec":
+        return "more cores, with --decoder cpu, or fewer frames a video,"
     if got is not None and got < _STARVED:
         return (
             f"a decoder got {got:.0%} of a core: a faster disk for the videos, or a machine that "
@@ -90,6 +95,20 @@ def _advice_on_decoding(report: SpeedReport, decode: StageSpeed) -> str:
     if decode.num_workers < report.workforce.num_cores:
         return f"more decoders (--num-decoders {report.workforce.num_cores})"
     return "more cores (--num-decoders), or fewer frames a video,"
+
+
+def _untried_gpu(report: SpeedReport, speed: StageSpeed) -> str:
+    """What a GPU's decoder is worth where nobody asked: there is one GPU, and frames are large."""
+    workforce = report.workforce
+    has_one = workforce.device == "cuda" and workforce.num_encoders == 1
+    if speed.stage != "decode" or not has_one or workforce.decoder_because:
+        return ""
+    if speed.num_large < _MOSTLY * speed.num_items:
+        return ""
+    return (
+        f" {speed.num_large} of {_count(speed.num_items, 'video')} have {LARGE_SIDE} pixels or "
+        "more: --engine local --decoder auto measures whether the GPU decodes them faster."
+    )
 
 
 def _until(report: SpeedReport) -> str:

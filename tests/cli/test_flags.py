@@ -14,6 +14,7 @@ from muse.cli.evaluation_extras import asked_extras
 from muse.cli.extract import (
     ChangedFlag,
     DatasetFlag,
+    DecoderFlag,
     EngineFlag,
     PrecisionFlag,
     SamplingFlag,
@@ -46,6 +47,7 @@ from muse.head.tiles import V2TRule
 from muse.head.train_config import MAX_RESTARTS, Augment, TrainConfig
 from muse.pipeline.datasets.benchmark import benchmarks
 from muse.pipeline.decoding.decoder import DecodeLimits
+from muse.pipeline.decoding.decoder_choice import AskedDecoder
 from muse.pipeline.encoders.setting import Precision
 from muse.pipeline.extract import EngineName, ExtractConfig
 from muse.pipeline.header import SamplingKind
@@ -132,6 +134,7 @@ def test_defaults_of_draws_and_permutations_are_their_owners() -> None:
 
 def test_choices_are_their_owners() -> None:
     assert tuple(EngineFlag) == get_args(EngineName)
+    assert tuple(DecoderFlag) == get_args(AskedDecoder)
     assert set(SamplingFlag) == set(get_args(SamplingKind))
     assert tuple(PrecisionFlag) == get_args(Precision)
     assert set(ChangedFlag) == set(get_args(ChangeTest))

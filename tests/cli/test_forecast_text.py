@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from muse.cli.app import app
 from muse.cli.forecast import RunForecast, comparison, print_forecast
+from muse.errors import UsageError
 from muse.pipeline.extract import ExtractConfig, ExtractSummary
 from muse.pipeline.forecasting.record import Forecast
 from muse.pipeline.store import StoreCounts
@@ -109,3 +112,20 @@ def test_a_damaged_forecast_stops_no_run(
     output = capsys.readouterr()
     assert output.out == ""
     assert "forecast.json: not a forecast" in output.err
+
+
+def test_a_forecast_says_that_it_decodes_in_software(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def end(*arguments: object, **options: object) -> None:
+        raise UsageError("that is all")
+
+    monkeypatch.setattr("muse.pipeline.forecasting.forecast.forecast_run", end)
+    (tmp_path / "a.mp4").write_text("a video", encoding="utf-8")
+    flags = ["extract", str(tmp_path), "--out", str(tmp_path / "store"), "--plan"]
+    words = "the forecast decodes in software, whatever --decoder says"
+    outputs = [
+        CliRunner().invoke(app, [*flags, "--decoder", decoder]).output
+        for decoder in ("cpu", "nvdec", "auto")
+    ]
+    assert [words in output for output in outputs] == [False, True, True]

@@ -1,5 +1,6 @@
 """What a run says of its speed: a table for a person, the same numbers for a program."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,25 @@ def test_the_sentence_follows_the_table(
     # 13.2 CPU seconds for 20 videos, on two cores: 3.03 a second. Half a second of writing: 40.
     assert limits == "this machine allows, in videos/s: cores 3.03, disk 40.0"
     assert sentence.startswith("decode binds: 2.00 of the 2.11 videos/s that 1 decoder can give; ")
+
+
+def test_who_decodes_and_why_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    because = "decoder nvdec: it was quick"
+    workforce = Workforce(
+        num_decoders=4, num_encoders=1, num_cores=2, device="cuda",
+        decoder="nvdec", decoder_because=because,
+    )  # fmt: skip
+    tally = SpeedTally(workforce, started_seconds=1000)
+    tally.add([dataclasses.replace(_span("decode", 3, 9.5, 9.0), num_on_gpu=18)])
+    made = tally.report()
+    assert made is not None
+    print_speed(made)
+    lines = capsys.readouterr().out.splitlines()
+    assert because in lines
+    assert lines[1].rstrip().endswith("0.95 cores a worker, 18 by NVDEC")
+    content = made.as_json()
+    assert (content["decoder"], content["decoder_because"]) == ("nvdec", because)
+    assert content["stages"][0]["on_gpu"] == 18
 
 
 def test_a_program_reads_the_same(report: SpeedReport) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unruly import act, act_at_first, bytes_of_clip
+from unruly import act, act_at_first, bytes_of_clip, crash, keep_90_mb
 
 from muse.errors import WorkerError
 from muse.pipeline.decoding.child_process import (
@@ -215,6 +215,20 @@ def test_memory_that_earlier_items_took_is_not_held_against_an_item(
     small: IsolatedFunction[str, int],
 ) -> None:
     assert small("keep 60 MB") != small("keep 60 MB")
+
+
+def test_what_a_child_takes_as_it_gets_ready_is_none_of_an_item_s() -> None:
+    small = IsolatedFunction(act, timeout_seconds=20, memory_bytes=100_000_000, prepare=keep_90_mb)
+    assert small("keep 60 MB") > 0
+    small.close()
+
+
+@pytest.mark.slow
+def test_a_child_that_crashes_as_it_gets_ready_is_no_item_s_fault() -> None:
+    broken = IsolatedFunction(act, timeout_seconds=20, prepare=crash)
+    with pytest.raises(WorkerError, match="can't be started"):
+        broken("answer")
+    broken.close()
 
 
 @pytest.mark.slow

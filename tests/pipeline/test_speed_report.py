@@ -1,5 +1,7 @@
 """Which stage binds: spans that a child can add up, and the sentence that follows from them."""
 
+import dataclasses
+
 import pytest
 
 from muse.pipeline.speed.report import DeviceRates, SpeedReport, SpeedTally, Workforce
@@ -120,7 +122,7 @@ def test_json_has_the_numbers_of_every_stage() -> None:
     assert content["stages"][0] == {
         "stage": "decode", "workers": 2, "items": 1, "frames": 3, "bytes": 1000,
         "busy_seconds": 1.0, "cpu_seconds": None, "achieved_per_second": 0.25,
-        "bound_per_second": 2.0, "share": 0.125,
+        "bound_per_second": 2.0, "share": 0.125, "on_gpu": 0,
     }  # fmt: skip
 
 
@@ -191,6 +193,40 @@ def test_decoders_that_get_no_core_wait_for_a_disk_or_for_others() -> None:
     assert "a decoder got 30% of a core: a faster disk" in speed_sentence(
         report_of(*spans, decoders=1)
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_offered"),
+    [
+        ({}, True),
+        ({"device": "cpu"}, False),  # no GPU
+        ({"num_encoders": 2}, False),  # of several GPUs, which Ray has
+        ({"decoder_because": "decoder cpu: it was measured"}, False),
+    ],
+)
+@pytest.mark.parametrize("num_large", [9, 10])
+def test_a_gpu_s_decoder_is_offered_where_most_frames_are_large(
+    changes: dict[str, object], num_large: int, is_offered: bool
+) -> None:
+    usual = {"num_decoders": 1, "num_encoders": 1, "num_cores": 1, "device": "cuda"}
+    tally = SpeedTally(Workforce(**{**usual, **changes}), started_seconds=100)  # type: ignore[arg-type]
+    decode = dataclasses.replace(span("decode", 0, 19, items=20), num_large=num_large)
+    tally.add([decode, span("write", 9, 1, items=20)])
+    report = tally.report()
+    assert report is not None
+    words = "10 of 20 videos have 1080 pixels or more: --engine local --decoder auto measures"
+    assert (words in speed_sentence(report)) == (is_offered and num_large == 10)
+
+
+def test_more_decoders_are_not_offered_to_nvdec() -> None:
+    workforce = Workforce(
+        num_decoders=1, num_encoders=1, num_cores=8, device="cuda", decoder="nvdec"
+    )
+    tally = SpeedTally(workforce, started_seconds=100)
+    tally.add([span("decode", 0, 19, items=20, cpu=2.0), span("write", 9, 1, items=20)])
+    report = tally.report()
+    assert report is not None
+    assert "more cores, with --decoder cpu, or fewer frames a video," in speed_sentence(report)
 
 
 def test_more_decoders_are_not_offered_where_the_cores_are_full() -> None:

@@ -51,6 +51,14 @@ def act(action: str) -> int:
     return os.getpid()
 
 
+def keep_90_mb() -> None:
+    _kept.append(b"1" * 90_000_000)
+
+
+def crash() -> None:
+    act("segfault")
+
+
 def act_at_first(what: tuple[str, int, Path]) -> int:
     """`act`, but only the first times of all; a file counts them, one byte each."""
     action, times, counter = what
