@@ -98,6 +98,7 @@ class RayEncoders:
         options = {
             "num_gpus": 1 if self._setting.device == "cuda" else 0,
             "num_cpus": 0,  # the CPUs are counted for decoding
+            "max_concurrency": 2,  # one shard is encoded while another is written
             "max_restarts": -1,  # a task that kills its actor ends the run by its own retries
             "max_task_retries": RETRIES,
         }

@@ -5,7 +5,9 @@ Names are what ``ps`` shows of them. Knows nothing of a run: `muse.pipeline.sche
 
 import os
 import platform
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,10 +20,11 @@ from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
 from muse.pipeline.speed.report import DeviceRates
-from muse.pipeline.speed.spans import Measured, Stopwatch
+from muse.pipeline.speed.spans import Measured, Span, Stopwatch
 from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
 if TYPE_CHECKING:
+    from muse.pipeline.encoded_shard import EncodedShard, EncodedVideos
     from muse.pipeline.shards import ShardEncoder
 
 _decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
@@ -41,12 +44,18 @@ def _process() -> str:
 
 
 class EncodeActor:
-    """A `ShardEncoder`, built at its first call: an error then reaches the driver whole."""
+    """A `ShardEncoder`, built at its first call: an error then reaches the driver whole.
+
+    Two calls at a time: one thread has all to do with the encoder, and the one whose shard is
+    encoded writes it meanwhile.
+    """
 
     def __init__(self, encoder: EncoderSetting) -> None:
         self._setting = encoder
         self._shard_encoder: ShardEncoder | None = None
         self._open_location: str | None = None
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="muse-encoder")
+        self._writing = threading.Lock()
 
     def node(self) -> str:
         """The id of the node that it is on."""
@@ -54,28 +63,42 @@ class EncodeActor:
 
     def info(self) -> EncoderInfo:
         """What the features depend on."""
-        return self._built().info()
+        return self._encoding.submit(lambda: self._built().info()).result()
 
     def golden(self) -> Golden:
         """What the encoder makes of the built-in clip and caption."""
-        return self._built().golden
+        return self._encoding.submit(lambda: self._built().golden).result()
 
     def resizes(self) -> bool:
         """Whether clips may come unresized."""
-        return self._built().resizes
+        return self._encoding.submit(lambda: self._built().resizes).result()
 
     def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
         """What its device can do at most."""
-        return self._built().device_rates(views)
+        return self._encoding.submit(lambda: self._built().device_rates(views)).result()
 
     def open_store(self, location: str) -> None:
         """As the first shard does otherwise: an encoder that doesn't fit the store is refused."""
-        self._ready(location)
+        self._encoding.submit(self._ready, location).result()
 
     def encode_videos(
         self, location: str, shard: VideoShard, references: list[Any]
     ) -> tuple[Measured, Receipt]:
         """Gets the clips, encodes and commits them."""
+        encoding = self._encoding.submit(self._encoded, location, shard, references)
+        spans, encoded = encoding.result()
+        measured, receipt = self._written(encoded)
+        return Measured(spans=(*spans, *measured.spans)), receipt
+
+    def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
+        """Encodes and commits a shard of captions."""
+        encoding = self._encoding.submit(lambda: self._ready(location).encode_captions(shard))
+        return self._written(encoding.result())
+
+    def _encoded(
+        self, location: str, shard: VideoShard, references: list[Any]
+    ) -> "tuple[tuple[Span, ...], EncodedVideos]":
+        """What led to the clips of a shard, and the encoded shard."""
         watch = Stopwatch()
         decoded = [
             _decoded_of(video, reference)
@@ -84,15 +107,13 @@ class EncodeActor:
         wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
         clips = [each.clip for each in decoded]
         encoder = self._ready(location)
-        receipt = encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
-        spans = [span for each in decoded for span in each.spans]
-        return Measured(spans=(*spans, wait, *encoder.spans.taken())), receipt
+        encoded = encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
+        return (*(span for each in decoded for span in each.spans), wait), encoded
 
-    def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
-        """Encodes and commits a shard of captions."""
-        encoder = self._ready(location)
-        receipt = encoder.encode_captions(shard)
-        return Measured(spans=encoder.spans.taken()), receipt
+    def _written(self, encoded: "EncodedShard") -> tuple[Measured, Receipt]:
+        with self._writing:  # one at a time: while a shard waits here, none is encoded
+            assert self._shard_encoder is not None, "it has encoded"
+            return self._shard_encoder.write(encoded)
 
     def _ready(self, location: str) -> "ShardEncoder":
         """With the store open; after a restart of this actor, open again."""

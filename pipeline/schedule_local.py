@@ -1,4 +1,7 @@
-"""The local engine: decoders in child processes, the encoder in this one. No Ray is imported."""
+"""The local engine: decoders in child processes, the encoder in this one. No Ray is imported.
+
+While a shard is encoded the next one is decoded, and the one before is written by a thread.
+"""
 
 import dataclasses
 import functools
@@ -11,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from muse.pipeline.decoding.decoder import DecodeTask, IsolatedDecoder
 from muse.pipeline.decoding.decoder_choice import DecoderChoice, chosen_decoder
 from muse.pipeline.decoding.gpu_decoder import GpuDecoder
+from muse.pipeline.encoded_shard import EncodedShard
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
@@ -41,6 +45,8 @@ class LocalEngine:
         self._per_thread = threading.local()
         self._decoders: list[IsolatedDecoder | GpuDecoder] = []
         self._numbers = itertools.count(1)  # of decoders
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="muse-writer")
+        self._writing: Future[tuple[Measured, Receipt]] | None = None
         self._num_decoded = 0
 
     def workforce(
@@ -90,7 +96,7 @@ class LocalEngine:
         videos: Sequence[VideoShard],
         captions: Sequence[CaptionShard],
     ) -> Iterator[Receipt | Tick | Measured]:
-        """The receipt of every shard, in order; the next is decoded while one is encoded."""
+        """The receipt of every shard, in order."""
         self._shard_encoder.open_store(location)
         preprocessing = self.encoder_info().preprocessing
         shard_size = max((len(shard.to_decode) for shard in videos), default=1)
@@ -111,12 +117,12 @@ class LocalEngine:
         while ahead:
             yield from self._encode(*ahead.popleft())
         for caption_shard in captions:
-            receipt = self._shard_encoder.encode_captions(caption_shard)
-            yield Measured(spans=self._shard_encoder.spans.taken())
-            yield receipt
+            yield from self._write(self._shard_encoder.encode_captions(caption_shard))
+        yield from self._written()
 
     def close(self) -> None:
-        """Ends the decoding processes."""
+        """Ends the decoding processes, and waits for what is being written."""
+        self._writer.shutdown(cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
@@ -128,12 +134,24 @@ class LocalEngine:
         for future in decoding:
             decoded.append(future.result())
             yield Tick(num_decoded=self._num_decoded)
-        wait = watch.span("wait", self._shard_encoder.spans.worker, what=f"shard {shard.index}")
+            if self._writing is not None and self._writing.done():
+                yield from self._written()
+        wait = watch.span("wait", self._shard_encoder.worker, what=f"shard {shard.index}")
         clips = [each.clip for each in decoded]
-        receipt = self._shard_encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
-        spans = [span for each in decoded for span in each.spans]
-        yield Measured(spans=(*spans, wait, *self._shard_encoder.spans.taken()))
-        yield receipt
+        encoded = self._shard_encoder.encode_videos(shard, clips, wait_seconds=wait.seconds)
+        yield Measured(spans=(*(span for each in decoded for span in each.spans), wait))
+        yield from self._write(encoded)
+
+    def _write(self, encoded: EncodedShard) -> Iterator[Receipt | Measured]:
+        """Once the shard before is written, so that no more than one waits in memory."""
+        yield from self._written()
+        self._writing = self._writer.submit(self._shard_encoder.write, encoded)
+
+    def _written(self) -> Iterator[Receipt | Measured]:
+        """The receipt of the shard that is being written, if one is, and its spans before it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            yield from writing.result()
 
     def _decode(self, task: DecodeTask) -> Decoded:
         decoder: IsolatedDecoder | GpuDecoder | None = getattr(self._per_thread, "decoder", None)

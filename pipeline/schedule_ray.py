@@ -129,7 +129,7 @@ class RayEngine:
         num_lost = 0  # since the last receipt
         while todo or in_flight:
             self._look_at_cluster(location)
-            most = shards_in_flight(
+            most = 1 + shards_in_flight(  # one is written
                 shard_size, num_decoders=self._num_cpus, num_encoders=max(1, len(self._actors))
             )
             for actor in self._actors:

@@ -1,4 +1,6 @@
-"""One shard from clips and captions to committed rows: what a GPU worker does.
+"""One shard from clips and captions to committed rows: what a GPU worker does, in two steps.
+
+A shard is encoded, then written, and may be written by another thread while the next is encoded.
 
 A video's place in its batch follows from its row, and every batch has the same shape, so a
 video's features have the same bits whichever engine ran, whichever neighbour failed and however
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from muse.pipeline.encoded_shard import EncodedCaptions, EncodedShard, EncodedVideos, written
 from muse.pipeline.encoders.base import Encoder, build_encoder
 from muse.pipeline.encoders.batches import BatchEncoder, FrameBatch, FramePart, Maps
 from muse.pipeline.encoders.exact_resize import is_exact_on
@@ -31,7 +34,7 @@ from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printab
 from muse.pipeline.sources import source_of
 from muse.pipeline.speed.device_probe import measure_device
 from muse.pipeline.speed.report import DeviceRates
-from muse.pipeline.speed.spans import SpanLog
+from muse.pipeline.speed.spans import Measured, SpanLog
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.views import arrays_of_clip, encoded_views
 
@@ -42,11 +45,11 @@ Row = ClipFeatures | Failure
 
 
 class ShardEncoder:
-    """An encoder that writes what it encodes, shard by shard.
+    """An encoder, and the store that it encodes for, shard by shard.
 
     Args:
         setting: Of the encoder.
-        worker: What its spans call it.
+        worker: What its spans call it, ``encoder`` and which one; its ``writer`` is called alike.
     """
 
     def __init__(self, setting: EncoderSetting, *, worker: str = "encoder 1") -> None:
@@ -57,8 +60,7 @@ class ShardEncoder:
         self._batch_encoder = BatchEncoder(self._encoder, device=setting.device)
         self._device = setting.device
         self._store: StoreWriter | None = None
-        self.spans = SpanLog(worker)
-        """What it did since they were last taken."""
+        self.worker = worker
 
     def info(self) -> EncoderInfo:
         """What the features depend on."""
@@ -100,38 +102,45 @@ class ShardEncoder:
 
     def encode_videos(
         self, shard: VideoShard, clips: Sequence[Clip | Failure], *, wait_seconds: float = 0.0
-    ) -> Receipt:
-        """Encodes and commits one shard of videos.
+    ) -> EncodedVideos:
+        """Encodes one shard of videos.
 
         Args:
             shard: What is to be done.
             clips: Of ``shard.to_decode``, in its order.
             wait_seconds: What it took to get them.
         """
-        started = time.perf_counter()
+        started, log = time.perf_counter(), SpanLog(self.worker)
         decoded = {place: clip for (place, _), clip in zip(shard.to_decode, clips, strict=True)}
-        rows = {**self._kept_rows(shard), **self._encoded(shard, decoded)}
+        rows = {**self._kept_rows(shard), **self._encoded(shard, decoded, log)}
         for place, original in shard.copies.items():
             rows[place] = self._copy(shard, place, original, rows)
-        seconds = {"wait": wait_seconds, "encode": time.perf_counter() - started}
-        whole = [rows[place] for place in range(len(shard.videos))]
-        with self.spans.measured(
-            "write",
-            what=f"shard {shard.index}",
-            num_items=shard.num_todo,
-            num_bytes=sum(_num_bytes(row) for row in whole),
-        ):
-            return self._opened().write_video_shard(shard, whole, seconds=_rounded(seconds))
+        return EncodedVideos(
+            shard=shard,
+            rows=[rows[place] for place in range(len(shard.videos))],
+            seconds=_rounded({"wait": wait_seconds, "encode": time.perf_counter() - started}),
+            spans=log.taken(),
+        )
 
-    def encode_captions(self, shard: CaptionShard) -> Receipt:
-        """Encodes and commits one shard of captions."""
-        started, what = time.perf_counter(), f"captions {shard.index}"
-        store, wanted = self._opened(), shard.to_embed
-        with self.spans.measured("captions", what=what, num_items=len(wanted)):
+    def encode_captions(self, shard: CaptionShard) -> EncodedCaptions:
+        """Encodes one shard of captions."""
+        started, log, wanted = time.perf_counter(), SpanLog(self.worker), shard.to_embed
+        with log.measured("captions", what=f"captions {shard.index}", num_items=len(wanted)):
             embeddings = self._embeddings(shard, wanted)
-        seconds = {"wait": 0.0, "encode": time.perf_counter() - started}
-        with self.spans.measured("write", what=what, num_bytes=embeddings.nbytes):
-            return store.write_caption_shard(shard, embeddings, seconds=_rounded(seconds))
+        return EncodedCaptions(
+            shard=shard,
+            embeddings_BD=embeddings,
+            seconds=_rounded({"wait": 0.0, "encode": time.perf_counter() - started}),
+            spans=log.taken(),
+        )
+
+    def write(self, encoded: EncodedShard) -> tuple[Measured, Receipt]:
+        """Commits a shard. Another thread may encode meanwhile, if no other writes.
+
+        Returns:
+            What encoder and writer did for it, and its receipt.
+        """
+        return written(encoded, self._opened(), encoder_name=self.worker)
 
     def _embeddings(
         self, shard: CaptionShard, wanted: Sequence[tuple[int, str]]
@@ -151,7 +160,9 @@ class ShardEncoder:
             )
         return embeddings
 
-    def _encoded(self, shard: VideoShard, decoded: Mapping[int, Clip | Failure]) -> dict[int, Row]:
+    def _encoded(
+        self, shard: VideoShard, decoded: Mapping[int, Clip | Failure], log: SpanLog
+    ) -> dict[int, Row]:
         """Features of a shard's clips by their places, and the failures as they are.
 
         A span of ``encode`` lasts from the rows of one batch to those of the next, so spans never
@@ -162,7 +173,7 @@ class ShardEncoder:
         batches = _batches({p: c for p, c in decoded.items() if isinstance(c, Clip)}, header)
         maps = self._maps_of(batches)
         for first, clips in batches.items():
-            with self.spans.measured(
+            with log.measured(
                 "encode",
                 what=f"shard {shard.index}, places {first} to {max(clips)}",
                 num_items=len(clips),
@@ -290,13 +301,6 @@ def _padded(frames: NDArray[Any], num_frames: int) -> NDArray[Any]:
     padded = np.zeros((num_frames, *frames.shape[1:]), frames.dtype)
     padded[: len(frames)] = frames
     return padded
-
-
-def _num_bytes(row: Row) -> int:
-    """Of the arrays of one video."""
-    if isinstance(row, Failure):
-        return 0
-    return sum(int(array.nbytes) for array in row.arrays.values())
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

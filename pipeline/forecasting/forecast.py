@@ -316,14 +316,15 @@ def _failures(share: float, num_sampled: int, num_present: int) -> tuple[float, 
 
 
 def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape) -> int:
-    """Decoders, the encoder's process with one shard's features, and the clips in flight."""
+    """Decoders, the encoder's process with the features of two shards, and the clips in flight."""
     crop = probe.encoder.preprocessing
     sides = [crop.size, *(crop.kept_side for _ in frame_views(config.views))]  # JPEG's are less
     clip_bytes = config.sampling.num_frames * sum(side * side * 3 for side in sides)
     if probe.device == "cuda":  # where frames may come unresized
         clip_bytes = math.ceil(clip_bytes * MOST_TIMES_INPUT)
     shards = shards_in_flight(config.shard_size, num_decoders=probe.num_decoders, num_encoders=1)
+    shards += config.engine == "ray"  # whose clips stay until they are written
     clips = (shards * config.shard_size + probe.num_decoders) * clip_bytes
-    rows = config.shard_size * sum(shape.row_bytes.values())
+    rows = 2 * config.shard_size * sum(shape.row_bytes.values())  # one encoded, one written
     decoders = probe.num_decoders * probe.decoder_peak_bytes
     return decoders + probe.encoder_peak_bytes + clips + rows

@@ -1,8 +1,8 @@
 """A run in miniature: how long shards take when decoders and encoders share a machine.
 
 Played event by event as the engines schedule (`muse.pipeline.schedule`): a shard is encoded once
-all of it is decoded, the next one is decoded meanwhile, and each slows the other down as far as
-was measured. Knows nothing of where its numbers come from.
+all of it is decoded, the next one is decoded meanwhile, the one before is written, and decoders and
+encoders slow each other down as far as was measured. Knows nothing of where its numbers come from.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Pace:
     decode_slowdown: float
     """Factor on a decode while an encoder is busy."""
     write_seconds: float
-    """Of a full shard, by the encoder's process."""
+    """Of a full shard, while the next one is encoded."""
     caption_seconds: float
     """Of one caption while no decoder is busy."""
     start_seconds: float
@@ -80,10 +80,24 @@ def videos_seconds(shards: Sequence[ShardWork], pace: Pace) -> float:
 
 @dataclass(slots=True)
 class _Encoder:
-    """One encoder, its shards in flight and what is left of the one in work."""
+    """One encoder with its writer, its shards in flight and what is left of those in work."""
 
     shards: deque[int] = field(default_factory=deque)
     seconds_left: float | None = None
+    """Of encoding; 0 while the encoded shard waits until the one before is written."""
+    write_seconds_left: float | None = None
+
+    @property
+    def is_encoding(self) -> bool:
+        """Whether it has a shard that does not only wait for the writer."""
+        waits = self.seconds_left == 0.0 and self.write_seconds_left is not None
+        return self.seconds_left is not None and not waits
+
+    def hand_over(self, write_seconds: float) -> None:
+        """Gives the encoded shard to the writer."""
+        self.seconds_left = None
+        self.shards.popleft()
+        self.write_seconds_left = write_seconds or None
 
 
 class _Machine:
@@ -99,13 +113,15 @@ class _Machine:
         self._decoders_now = 0.0
         self._undecoded: dict[int, int] = {}
         self._encode_seconds: dict[int, float] = {}
+        self._write_seconds: dict[int, float] = {}
 
     def step(self) -> bool:
         """On to the next event; False if there is none."""
         self._submit()
         self._start()
-        encoding = [e for e in self._encoders if e.seconds_left is not None]
-        if not encoding and not self._busy:
+        encoding = [e for e in self._encoders if e.is_encoding]
+        writing = [e.write_seconds_left for e in self._encoders if e.write_seconds_left is not None]
+        if not encoding and not writing and not self._busy:
             return False
         decode_rate = 1 / self._pace.decode_slowdown if encoding else 1.0
         share = len(self._busy) / self._pace.num_decoders
@@ -113,11 +129,13 @@ class _Machine:
         passed = min(
             *(e.seconds_left / encode_rate for e in encoding if e.seconds_left is not None),
             (self._busy[0][0] - self._decoders_now) / decode_rate if self._busy else math.inf,
+            *writing,
             math.inf,
         )
         self.now += passed
         self._decoders_now += passed * decode_rate
         self._finish(encoding, passed * encode_rate)
+        self._finish_writing(passed)
         return True
 
     def _submit(self) -> None:
@@ -128,10 +146,8 @@ class _Machine:
                 extra = self._pace.video_seconds
                 self._queue.extend((index, seconds + extra) for seconds in work.decode_seconds)
                 self._undecoded[index] = len(work.decode_seconds)
-                self._encode_seconds[index] = (
-                    work.num_batches * self._pace.batch_seconds
-                    + work.write_share * self._pace.write_seconds
-                )
+                self._encode_seconds[index] = work.num_batches * self._pace.batch_seconds
+                self._write_seconds[index] = work.write_share * self._pace.write_seconds
 
     def _start(self) -> None:
         while self._queue and len(self._busy) < self._pace.num_decoders:
@@ -153,8 +169,17 @@ class _Machine:
             assert encoder.seconds_left is not None
             encoder.seconds_left -= progress
             if encoder.seconds_left <= tiny:
-                encoder.seconds_left = None
-                encoder.shards.popleft()
+                encoder.seconds_left = 0.0
+
+    def _finish_writing(self, passed: float) -> None:
+        tiny = 1e-9 * max(1.0, self.now)
+        for encoder in self._encoders:
+            if encoder.write_seconds_left is not None:
+                encoder.write_seconds_left -= passed
+                if encoder.write_seconds_left <= tiny:
+                    encoder.write_seconds_left = None
+            if encoder.seconds_left == 0.0 and encoder.write_seconds_left is None:
+                encoder.hand_over(self._write_seconds[encoder.shards[0]])
 
 
 def _fill_seconds(shard: ShardWork, pace: Pace) -> float:

@@ -2,9 +2,9 @@
 
 A stage's bound is its workers divided by the busy seconds of one video, both measured in this run
 and on this machine, so its share of the bound is the share of the time that its workers are busy.
-The stage with the highest share is the one that binds, if its workers hardly ever wait. Encoding,
-writing and captions have the same workers, one after the other: they bind together, and the name
-is that of the longest. Knows nothing of engines; ``wording`` has the sentence.
+The stage with the highest share is the one that binds, if its workers hardly ever wait. Encoding
+and captions have the same workers, one after the other: they bind together, and the name is that
+of the longer. Knows nothing of engines; ``wording`` has the sentence.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from muse.pipeline.records import DecoderName
 
 BINDS_FROM = 0.7  # of their time busy: below, workers wait more for others than others for them
+ENCODER_STAGES = ("encode", "captions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class Workforce:
 
     num_decoders: int
     num_encoders: int
-    """Each encodes, writes and embeds captions, one after the other."""
+    """Each encodes and embeds captions, one after the other, and has a writer beside it."""
     num_cores: int
     """Of the machine, or of all machines of a cluster."""
     device: str
@@ -152,8 +153,8 @@ class SpeedReport:
 
     @property
     def encoder_share(self) -> float:
-        """Time that encoders encode, write or embed captions, 0 to 1."""
-        return sum(speed.share for speed in self.stages if speed.stage != "decode")
+        """Time that encoders encode or embed captions, 0 to 1."""
+        return sum(speed.share for speed in self.stages if speed.stage in ENCODER_STAGES)
 
     @property
     def cores_share(self) -> float | None:
@@ -169,7 +170,7 @@ class SpeedReport:
 
         ``cores``: all CPU time of this run, on all cores. ``matrix``: the products of the valid
         frames alone, at the rate of large matrices; encoders on a CPU share it. ``pcie``: their
-        pixels on the way to the GPU. ``disk``: all encoders always writing, as fast as they wrote.
+        pixels on the way to the GPU. ``disk``: all writers always writing, as fast as they wrote.
         """
         found: dict[str, float | None] = {}
         if self.cores_share and self.num_videos:
@@ -192,21 +193,26 @@ class SpeedReport:
         return self.num_videos / self.wall_seconds if self.wall_seconds else 0.0
 
     @property
+    def by_share(self) -> list[StageSpeed]:
+        """One stage of each kind of workers, their longest; those that wait least first."""
+        of_encoders = [speed for speed in self.stages if speed.stage in ENCODER_STAGES]
+        longest = sorted(of_encoders, key=lambda speed: speed.share)[-1:]
+        others = [speed for speed in self.stages if speed.stage not in ENCODER_STAGES]
+        return sorted([*others, *longest], key=self.share_of_workers, reverse=True)
+
+    def share_of_workers(self, speed: StageSpeed) -> float:
+        """Busy time of a stage's workers, 0 to 1, with all else that they do."""
+        return self.encoder_share if speed.stage in ENCODER_STAGES else speed.share
+
+    @property
     def busiest(self) -> StageSpeed | None:
-        """The stage whose workers wait least, the longest of theirs; None of a run without any."""
-        decode = self.of("decode")
-        if decode is not None and decode.share >= self.encoder_share:
-            return decode
-        rest = [speed for speed in self.stages if speed.stage != "decode"]
-        return max(rest, key=lambda speed: speed.share, default=decode)
+        """The stage whose workers wait least; None of a run without any."""
+        return next(iter(self.by_share), None)
 
     @property
     def busiest_share(self) -> float:
         """Of the workers of the busiest stage, with all that they do."""
-        busiest = self.busiest
-        if busiest is None:
-            return 0.0
-        return busiest.share if busiest.stage == "decode" else self.encoder_share
+        return self.share_of_workers(self.busiest) if self.busiest is not None else 0.0
 
     @property
     def binds(self) -> StageName | None:
@@ -235,7 +241,7 @@ class SpeedReport:
     def bound_of_workers(self, stage: StageName) -> float | None:
         """Videos a second that a stage's workers could do with all else that they do."""
         speed = self.of(stage)
-        if speed is None or stage == "decode":
+        if speed is None or stage not in ENCODER_STAGES:
             return speed.bound if speed else None
         share = self.encoder_share
         return speed.achieved / share if share and speed.num_items else None

@@ -6,14 +6,15 @@ somebody asks for a trace. Knows nothing of what follows from spans (`muse.pipel
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 StageName = Literal["decode", "encode", "write", "captions"]
 """What takes a worker's time and brings a run forward. ``encode`` lasts from one batch's rows to
-those of the next, whatever the device does meanwhile, so the spans of one encoder never overlap."""
+those of the next, whatever the device does meanwhile, so the spans of one encoder never overlap.
+``write`` is its writer's, beside it."""
 LARGE_SIDE = 1080
 """From so many pixels of a short side on a GPU's decoder is worth a measurement on any machine."""
 Activity = StageName | Literal["start", "wait"]
@@ -104,9 +105,19 @@ class SpanLog:
         num_items: int = 0,
         num_frames: int = 0,
         num_bytes: int = 0,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> Iterator[None]:
-        """A span of the block, with the CPU time of this process, unless the block fails."""
-        watch, cpu_started = Stopwatch(), time.process_time()
+        """A span of the block, with its CPU time, unless the block fails.
+
+        Args:
+            activity: What the block does.
+            what: The video or the shard.
+            num_items: As in `Span`.
+            num_frames: As in `Span`.
+            num_bytes: As in `Span`.
+            cpu_clock: Of this process; of this thread, for a block that others work beside.
+        """
+        watch, cpu_started = Stopwatch(), cpu_clock()
         yield
         self._spans.append(
             watch.span(
@@ -116,7 +127,7 @@ class SpanLog:
                 num_items=num_items,
                 num_frames=num_frames,
                 num_bytes=num_bytes,
-                cpu_seconds=time.process_time() - cpu_started,
+                cpu_seconds=cpu_clock() - cpu_started,
             )
         )
 

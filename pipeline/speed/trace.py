@@ -21,6 +21,7 @@ from muse.pipeline.storage.names import PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
 
+_KINDS = ("encoder", "writer", "decoder")
 _PROCESS = 1  # the run: all rows lie in one group
 _MICRO = 1e6
 
@@ -79,11 +80,12 @@ def trace_json(spans: Sequence[Span], *, started_seconds: float) -> dict[str, An
 
 
 def _workers(spans: Sequence[Span]) -> list[str]:
-    """Encoders first, then decoders, each by number: ``decoder 2`` before ``decoder 10``."""
+    """By kind, then by number: ``decoder 2`` before ``decoder 10``."""
 
-    def key(worker: str) -> tuple[bool, str, int, str]:
+    def key(worker: str) -> tuple[int, int, str]:
         kind, _, which = worker.partition(" ")
-        return kind != "encoder", kind, int(which) if which.isdigit() else 0, which
+        place = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+        return place, int(which) if which.isdigit() else 0, which
 
     return sorted({span.worker for span in spans}, key=key)
 

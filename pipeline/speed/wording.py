@@ -2,7 +2,7 @@
 
 import math
 
-from muse.pipeline.speed.report import BINDS_FROM, SpeedReport, StageSpeed
+from muse.pipeline.speed.report import BINDS_FROM, ENCODER_STAGES, SpeedReport, StageSpeed
 from muse.pipeline.speed.spans import LARGE_SIDE
 
 _FULL = 0.85  # of the cores' time: more processes would only share it
@@ -35,13 +35,14 @@ def _rates(report: SpeedReport, speed: StageSpeed) -> str:
 
 
 def _workers(report: SpeedReport, speed: StageSpeed) -> str:
-    if speed.stage == "decode":
-        return _count(speed.num_workers, "decoder")
+    if speed.stage not in ENCODER_STAGES:
+        return _count(speed.num_workers, "decoder" if speed.stage == "decode" else "writer")
     name = f"{_count(speed.num_workers, 'encoder')} on {report.workforce.device}"
     rest = [
         f"{other.stage} {other.share / report.encoder_share:.0%}"
         for other in report.stages
-        if other.stage not in ("decode", speed.stage)
+        if other.stage in ENCODER_STAGES
+        and other.stage != speed.stage
         and other.share > _TELLING * report.encoder_share
     ]
     return f"{name} (also {', '.join(rest)} of its time)" if rest else name
@@ -117,12 +118,7 @@ def _until(report: SpeedReport) -> str:
     """
     if report.workforce.device == "cpu":
         return ""
-    if report.binds == "decode":
-        following = max(
-            (s for s in report.stages if s.stage != "decode"), key=lambda s: s.share, default=None
-        )
-    else:
-        following = report.of("decode")
+    following = next(iter(report.by_share[1:]), None)
     bound = report.bound_of_workers(following.stage) if following else None
     if following is None or bound is None or following.stage == "captions":
         return ""

@@ -45,15 +45,23 @@ def test_an_encoder_that_is_slower_than_the_decoders_never_waits_again() -> None
     assert videos_seconds([shard(2, 2, batches=5)] * 3, pace()) == pytest.approx(2 + 3 * 5)
 
 
-def test_no_third_shard_is_decoded_before_the_first_is_written() -> None:
+def test_no_third_shard_is_decoded_before_the_first_is_encoded() -> None:
     shards = [shard(1, batches=10), shard(1, batches=1), shard(10, batches=1)]
     # 0 to 1 decode, 1 to 11 encode; only then 11 to 21 the third decode, 21 to 22 its encode.
     assert videos_seconds(shards, pace()) == pytest.approx(22)
 
 
-def test_writing_holds_up_the_encoder() -> None:
-    two = [shard(1, batches=1, write=0.5)] * 2
-    assert videos_seconds(two, pace(write_seconds=4)) == pytest.approx(1 + 2 * (1 + 2))
+def test_a_shard_is_written_while_the_next_is_encoded() -> None:
+    two = [shard(1, batches=3, write=0.5)] * 2  # encoded 1 to 4 and 4 to 7, written 7 to 9
+    assert videos_seconds(two, pace(write_seconds=4)) == pytest.approx(9)
+
+
+def test_one_shard_is_written_at_a_time_and_one_waits_for_it() -> None:
+    shards = [shard(batches=1, write=1)] * 4
+    # Encoded at 1, 2, then, since no second one may wait, at 6 and 11; written from 1 on, 5 s each.
+    assert videos_seconds(shards, pace(write_seconds=5)) == pytest.approx(1 + 4 * 5)
+    last = [*shards, shard(batches=7)]  # begins when the fourth is handed over, at 16
+    assert videos_seconds(last, pace(write_seconds=5)) == pytest.approx(16 + 7)
 
 
 def test_decoder_and_encoder_slow_each_other_down_while_both_work() -> None:

@@ -107,7 +107,7 @@ def test_a_trace_of_a_cluster_has_a_row_for_each_process(
     run(video_folder, name="store", engine="ray", profile=tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     rows = {event["args"]["name"] for event in events if event["ph"] == "M"}
-    assert {row.split()[0] for row in rows} == {"encoder", "decoder"}
+    assert {row.split()[0] for row in rows} == {"encoder", "writer", "decoder"}
     assert {event["name"] for event in events if event["ph"] == "X"} >= {
         "decode",
         "encode",

@@ -80,9 +80,8 @@ def encode(
         )
         location = StoreWriter.create(tmp_path / name, header, listing).storage.location
         shard_encoder.open_store(location)
-        shard_encoder.encode_videos(
-            VideoShard(index=0, first_row=0, videos=listing.videos), rows, wait_seconds=1.5
-        )
+        shard = VideoShard(index=0, first_row=0, videos=listing.videos)
+        shard_encoder.write(shard_encoder.encode_videos(shard, rows, wait_seconds=1.5))
         return ZarrStore.open(location)
 
     return encoded
@@ -148,7 +147,9 @@ def test_a_report_tells_the_seconds_of_each_stage(
 ) -> None:
     encode([make_clip(0)])
     shard = VideoShard(index=0, first_row=0, videos=make_rows(1).videos)
-    report = shard_encoder.encode_videos(shard, [make_clip(0)], wait_seconds=1.5)
+    encoded = shard_encoder.encode_videos(shard, [make_clip(0)], wait_seconds=1.5)
+    measured, report = shard_encoder.write(encoded)
+    assert [span.activity for span in measured.spans] == ["encode", "write"]
     assert (sorted(report.seconds), report.seconds["wait"]) == (["encode", "wait", "write"], 1.5)
 
 
@@ -159,9 +160,8 @@ def test_captions_are_embedded_at_their_rows_and_those_of_missing_videos_are_not
     make_rows: Callable[..., ListedRows],
 ) -> None:
     store, captions = encode([make_clip(0), make_clip(1)]), make_rows(2).captions
-    shard_encoder.encode_captions(
-        CaptionShard(index=0, first_row=0, captions=captions, left_out=(1,))
-    )
+    shard = CaptionShard(index=0, first_row=0, captions=captions, left_out=(1,))
+    shard_encoder.write(shard_encoder.encode_captions(shard))
     assert store.has_embedding_Q.tolist() == [True, False, True, True]
     rows = np.array([0, 2, 3])
     expected = shard_encoder._encoder.encode_texts([captions[row].text for row in rows])
@@ -187,7 +187,9 @@ def test_a_video_that_is_done_again_without_its_neighbours_has_the_same_bits(
         kept=frozenset(range(5)) - set(again),
         receipts=(receipt.reopened(again),),
     )
-    final = shard_encoder.encode_videos(shard, [clips[row] for row in again])
+    _, final = shard_encoder.write(
+        shard_encoder.encode_videos(shard, [clips[row] for row in again])
+    )
     assert final.sha256 == receipt.sha256
     after = ZarrStore.open(before.location)
     assert [after.read_clip(row).tokens_TKD.tobytes() for row in range(5)] == tokens
@@ -201,7 +203,7 @@ def test_a_copy_has_its_original_s_bits_and_its_own_name(
 ) -> None:
     store = encode([make_clip(0), make_clip(1), make_clip(2)])
     shard = VideoShard(index=0, first_row=0, videos=make_rows(3).videos, copies={2: 0})
-    shard_encoder.encode_videos(shard, [make_clip(0), make_clip(1)])
+    shard_encoder.write(shard_encoder.encode_videos(shard, [make_clip(0), make_clip(1)]))
     copy = ZarrStore.open(store.location).read_clip(2)
     assert copy.video_id == "v2"
     assert copy.tokens_TKD.tobytes() == store.read_clip(0).tokens_TKD.tobytes()
@@ -238,18 +240,20 @@ def test_spans_of_encoding_tell_each_batch_and_never_overlap(
     make_failure: Callable[[int], Failure],
     encode: Callable[..., ZarrStore],
     shard_encoder: ShardEncoder,
+    make_rows: Callable[..., ListedRows],
     monkeypatch: pytest.MonkeyPatch,
     num_transfers: int,
 ) -> None:
     transfers = [NoTransfer() for _ in range(num_transfers)]
     monkeypatch.setattr(shard_encoder._batch_encoder, "_transfers", transfers)
-    shard_encoder.spans.taken()
     failed = {number: make_failure(number) for number in (1, 4, 5)}
     short = make_clip(7, num_frames=2)
+    rows = [make_clip(0), failed[1], make_clip(2), make_clip(3), failed[4], failed[5], short]
+    encode(rows)
+    shard = VideoShard(index=0, first_row=0, videos=make_rows(7).videos)
     started = time.perf_counter()
-    encode([make_clip(0), failed[1], make_clip(2), make_clip(3), failed[4], failed[5], short])
+    spans = shard_encoder.encode_videos(shard, rows).spans
     elapsed_seconds = time.perf_counter() - started
-    spans = [span for span in shard_encoder.spans.taken() if span.activity == "encode"]
     assert [(span.num_items, span.num_frames) for span in spans] == [(1, 3), (2, 6), (1, 2)]
     assert [span.what for span in spans] == [
         "shard 0, places 0 to 0",

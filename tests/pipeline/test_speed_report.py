@@ -156,10 +156,16 @@ def test_the_stage_whose_workers_hardly_wait_binds() -> None:
     assert run_of(decode=5.0, encode=2.0, write=0.5, captions=7.0).binds == "captions"
 
 
-def test_encoding_and_writing_bind_together_since_one_worker_does_both() -> None:
-    report = run_of(decode=12.0, encode=5.5, write=4.0)
+def test_encoding_and_captions_bind_together_since_one_worker_does_both() -> None:
+    report = run_of(decode=12.0, encode=5.5, write=0.1, captions=4.0)
     assert (report.encoder_share, report.binds) == (pytest.approx(0.95), "encode")
     assert report.bound_of_workers("encode") == pytest.approx(2.0 / 0.95)
+
+
+def test_writing_is_done_beside_encoding_and_binds_alone() -> None:
+    assert run_of(decode=12.0, encode=5.5, write=4.0).binds is None
+    report = run_of(decode=12.0, encode=5.5, write=8.0)
+    assert (report.busiest_share, report.binds) == (pytest.approx(0.8), "write")
 
 
 def test_nothing_binds_where_all_wait_for_each_other() -> None:
@@ -172,7 +178,7 @@ def test_nothing_binds_where_all_wait_for_each_other() -> None:
 def test_the_sentence_tells_achieved_bound_and_what_would_lift_it() -> None:
     assert speed_sentence(run_of(decode=19.0, encode=5.0, write=1.0, cores=2)) == (
         "decode binds: 2.00 of the 2.11 videos/s that 2 decoders can give; more cores "
-        "(--num-decoders), or fewer frames a video, would lift it, until encode binds at 3.33 "
+        "(--num-decoders), or fewer frames a video, would lift it, until encode binds at 4.00 "
         "videos/s."
     )
 
@@ -246,7 +252,7 @@ UNTIL = " would lift it, until decode binds at 8.00 videos/s."
 )
 def test_an_encoder_that_binds_needs_a_gpu_or_another(device: str, advice: str) -> None:
     sentence = speed_sentence(run_of(decode=5.0, encode=9.5, write=0.1, device=device))
-    assert sentence.startswith("encode binds: 2.00 of the 2.08 videos/s that 1 encoder on ")
+    assert sentence.startswith("encode binds: 2.00 of the 2.11 videos/s that 1 encoder on ")
     assert sentence.endswith(advice)
 
 
@@ -257,29 +263,35 @@ def test_an_encoder_that_gets_few_cores_would_be_faster_alone() -> None:
 
 
 def test_what_else_an_encoder_does_is_told() -> None:
-    sentence = speed_sentence(run_of(decode=5.0, encode=3.0, write=6.0))
-    assert "write binds: 2.00 of the 2.22 videos/s" in sentence
-    assert "1 encoder on cuda (also encode 33% of its time)" in sentence
-    assert "a faster disk or network for --out" in sentence
+    sentence = speed_sentence(run_of(decode=5.0, encode=6.0, write=0.1, captions=3.0))
+    assert "encode binds: 2.00 of the 2.22 videos/s" in sentence
+    assert "1 encoder on cuda (also captions 33% of its time)" in sentence
+
+
+def test_a_writer_that_binds_needs_a_faster_disk() -> None:
+    assert speed_sentence(run_of(decode=5.0, encode=3.0, write=9.0)) == (
+        "write binds: 2.00 of the 2.22 videos/s that 1 writer can give; a faster disk or network "
+        "for --out, or fewer --views, would lift it, until encode binds at 6.67 videos/s."
+    )
 
 
 def test_captions_are_counted_in_captions() -> None:
     sentence = speed_sentence(run_of(decode=1.0, encode=0.5, write=0.1, captions=9.0))
-    assert sentence.startswith("captions bind: 6.00 of the 6.25 captions/s")
+    assert sentence.startswith("captions bind: 6.00 of the 6.32 captions/s")
 
 
 def test_few_shards_can_t_overlap() -> None:
     spans = [span("decode", 0, 4), span("encode", 4, 3), span("write", 7, 3)]
     sentence = speed_sentence(report_of(*spans, decoders=1))
     assert sentence.startswith(
-        "nothing binds: encode is the busiest, 60% of the time. With 1 shard"
+        "nothing binds: decode is the busiest, 40% of the time. With 1 shard"
     )
     assert "smaller --shard-size" in sentence
 
 
 def test_many_shards_that_wait_for_each_other_are_for_the_trace_to_explain() -> None:
     sentence = speed_sentence(run_of(decode=10.0, encode=5.0, write=0.5))
-    assert sentence.startswith("nothing binds: encode is the busiest, 55% of the time (a stage")
+    assert sentence.startswith("nothing binds: decode is the busiest, 50% of the time (a stage")
     assert "--profile shows where" in sentence
 
 

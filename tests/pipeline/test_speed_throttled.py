@@ -123,6 +123,16 @@ def test_a_slowed_stage_s_bound_is_what_its_delay_allows(
     assert decode.achieved <= decode.bound
 
 
+def test_a_shard_is_written_while_the_next_is_encoded(
+    videos: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in ("encode", "write"):
+        THROTTLES[stage](monkeypatch)
+    speed = speed_of(videos)
+    # Six shards of a delay each in both: seven delays one beside the other, twelve in turns.
+    assert 6 * DELAY < speed.wall_seconds < 11 * DELAY
+
+
 def test_every_video_and_caption_is_counted_once(videos: Runs) -> None:
     speed = speed_of(videos)
     items = {stage.stage: stage.num_items for stage in speed.stages}
@@ -152,7 +162,8 @@ def test_progress_tells_the_speed_while_the_run_goes_on(videos: Runs) -> None:
     extract(videos.config(), videos.listing(), on_progress=lambda p: seen.append(p.speed))
     assert seen[0] is None
     counts = [speed.num_videos for speed in seen if speed is not None]
-    assert (counts[0], counts[-1]) == (2, 12)
+    assert (set(counts), counts[-1]) == ({0, 2, 4, 6, 8, 10, 12}, 12)
+    assert counts == sorted(counts)
 
 
 # -- the trace -------------------------------------------------------------------------------------
@@ -168,10 +179,10 @@ def test_a_profiled_run_writes_what_every_worker_did(videos: Runs, tmp_path: Pat
     extract(videos.config(), videos.listing(CAPTIONS), profile=tmp_path / "trace.json")
     events = events_of(tmp_path / "trace.json")
     names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
-    assert sorted(names.values()) == ["decoder 1", "encoder 1"]
+    assert sorted(names.values()) == ["decoder 1", "encoder 1", "writer 1"]
     did = [(names[e["tid"]], e["name"]) for e in events if e["ph"] == "X"]
     wanted = {("decoder 1", "decode"): 12, ("encoder 1", "wait"): 6, ("encoder 1", "encode"): 6,
-              ("encoder 1", "write"): 7, ("encoder 1", "captions"): 1}  # fmt: skip
+              ("writer 1", "write"): 7, ("encoder 1", "captions"): 1}  # fmt: skip
     assert {each: did.count(each) for each in set(did)} == wanted
 
 

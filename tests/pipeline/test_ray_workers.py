@@ -1,0 +1,68 @@
+"""An encoding actor's two threads, without Ray: shards are encoded and written side by side."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from muse.errors import StoreError
+from muse.pipeline import shards
+from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.ray_workers import EncodeActor
+
+SHARDS: list[Any] = list(range(6))  # the stand-in below does not look into them
+DELAY = 0.05  # of encoding a shard, and of writing it: seconds
+SETTING = EncoderSetting(spec="none", device="cpu", precision="fp32", num_threads=1)
+
+
+class SlowEncoder:
+    """Takes its time, and notes which thread did what."""
+
+    encoding: list[int]
+    written: list[Any]
+
+    def __init__(self, setting: EncoderSetting, *, worker: str) -> None:
+        self.encoding, self.written = [], []
+        self._writing = 0
+
+    def open_store(self, location: str) -> None:
+        if location == "gone":
+            raise StoreError("gone: no store")
+
+    def encode_captions(self, shard: Any) -> Any:
+        self.encoding.append(threading.get_ident())
+        time.sleep(DELAY)
+        return shard
+
+    def write(self, encoded: Any) -> tuple[None, Any]:
+        self._writing += 1
+        time.sleep(DELAY)
+        assert self._writing == 1, "two shards are written at once"
+        self._writing -= 1
+        self.written.append(encoded)
+        return None, encoded
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch) -> EncodeActor:
+    monkeypatch.setattr(shards, "ShardEncoder", SlowEncoder)
+    return EncodeActor(SETTING)
+
+
+def test_a_shard_is_written_while_the_next_is_encoded_by_one_thread(actor: EncodeActor) -> None:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as calls:  # as many as Ray makes at a time
+        found: list[Any] = list(calls.map(lambda s: actor.encode_captions("store", s)[1], SHARDS))
+    elapsed_seconds = time.perf_counter() - started
+    assert found == SHARDS
+    encoder: Any = actor._shard_encoder
+    assert sorted(encoder.written) == SHARDS
+    assert (len(encoder.encoding), len(set(encoder.encoding))) == (6, 1)
+    assert 6 * DELAY < elapsed_seconds < 11 * DELAY  # twelve delays in turns
+
+
+def test_an_error_of_the_encoder_s_thread_reaches_the_caller(actor: EncodeActor) -> None:
+    with pytest.raises(StoreError, match="gone: no store"):
+        actor.encode_captions("gone", 0)  # type: ignore[arg-type]
