@@ -232,5 +232,8 @@ def _lost_its_index_only(
 
 def _rgb(frame: VideoFrame, converter: VideoReformatter) -> NDArray[np.uint8]:
     """(H, W, 3) uint8, turned the way a player shows it."""
-    image = np.asarray(converter.reformat(frame, format="rgb24").to_ndarray(), dtype=np.uint8)
+    # One thread: by default a frame's bands wait for as many threads as there are cores, all of
+    # which other decoders use.
+    converted = converter.reformat(frame, format="rgb24", threads=1)
+    image = np.asarray(converted.to_ndarray(), dtype=np.uint8)
     return np.ascontiguousarray(without_far_ends(upright(image, frame.rotation)))

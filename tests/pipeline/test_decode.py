@@ -8,10 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
-from muse.pipeline.decoding.decode import decode_clip, read_timeline
+from muse.pipeline.decoding.decode import _rgb, decode_clip, read_timeline
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, VideoRef
 
@@ -455,3 +456,12 @@ def test_every_real_clip_gives_twelve_rising_times(real_data: Path, folder: str)
         times = decode(path, sampling).pts_seconds_T
         most = min(12, len(read_timeline(path).starts))  # one of them has 11 frames
         assert (len(times), bool((np.diff(times) > 0).all())) == (most, True), path.name
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_a_frame_becomes_rgb_without_more_threads() -> None:
+    # Large enough for libav to cut it into bands; a converter keeps the threads that it started.
+    frame = av.VideoFrame(1920, 1080, "yuv420p")
+    converter, before = VideoReformatter(), len(list(Path("/proc/self/task").iterdir()))
+    assert _rgb(frame, converter).shape == (1080, 1920, 3)
+    assert len(list(Path("/proc/self/task").iterdir())) == before
