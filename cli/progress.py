@@ -17,6 +17,7 @@ from muse.cli.report import (
     print_line,
     print_progress,
     print_warning,
+    results_alone,
     stderr_console,
 )
 from muse.cli.speed import print_speed, shares_text, speed_json
@@ -37,9 +38,10 @@ _PLAIN_EVERY_SECONDS = 10.0  # into a file or a pipe, where no line can be redra
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as one line that says how to go on."""
+    """Ctrl-C as one line that says how to go on; what libraries print goes to stderr meanwhile."""
     try:
-        yield
+        with results_alone():
+            yield
     except KeyboardInterrupt:
         print_error("interrupted; what was committed is safe: run the same command to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None

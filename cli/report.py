@@ -3,11 +3,29 @@
 Results go to stdout, progress and errors to stderr, so that a pipe gets the results alone.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+"""Where results go; None: to ``sys.stdout``."""
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Lets libraries that print to stdout, such as Ray when a node is lost, print to stderr."""
+    token = _results.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
 
 
 def stderr_console() -> Console:
@@ -37,17 +55,18 @@ def print_progress(text: str) -> None:
 
 def print_line(text: str) -> None:
     """A line of the result, as it is."""
-    print(text, flush=True)
+    print(text, file=_results.get(), flush=True)
 
 
 def print_json_line(content: object) -> None:
     """A line that a program reads."""
-    print(json.dumps(content), flush=True)
+    print(json.dumps(content), file=_results.get(), flush=True)
 
 
 def print_table(table: Table) -> None:
     """A table on stdout, as wide as it needs to be."""
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    stream = _results.get() or sys.stdout
+    Console(file=stream, width=None if stream.isatty() else 160).print(table)
 
 
 def duration_text(seconds: float) -> str:

@@ -3,6 +3,9 @@
 Names are what ``ps`` shows of them. Knows nothing of a run: `muse.pipeline.schedule_ray` drives it.
 """
 
+import contextlib
+import dataclasses
+import logging
 import os
 import platform
 import threading
@@ -54,6 +57,8 @@ class EncodeActor:
         self._setting = encoder
         self._shard_encoder: ShardEncoder | None = None
         self._open_location: str | None = None
+        self._remarks = _Remarks()
+        logging.getLogger("muse").addHandler(self._remarks)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="muse-encoder")
         self._writing = threading.Lock()
 
@@ -88,7 +93,7 @@ class EncodeActor:
         encoding = self._encoding.submit(self._encoded, location, shard, references)
         spans, encoded = encoding.result()
         measured, receipt = self._written(encoded)
-        return Measured(spans=(*spans, *measured.spans)), receipt
+        return dataclasses.replace(measured, spans=(*spans, *measured.spans)), receipt
 
     def encode_captions(self, location: str, shard: CaptionShard) -> tuple[Measured, Receipt]:
         """Encodes and commits a shard of captions."""
@@ -113,7 +118,8 @@ class EncodeActor:
     def _written(self, encoded: "EncodedShard") -> tuple[Measured, Receipt]:
         with self._writing:  # one at a time: while a shard waits here, none is encoded
             assert self._shard_encoder is not None, "it has encoded"
-            return self._shard_encoder.write(encoded)
+            measured, receipt = self._shard_encoder.write(encoded)
+        return dataclasses.replace(measured, remarks=self._remarks.taken()), receipt
 
     def _ready(self, location: str) -> "ShardEncoder":
         """With the store open; after a restart of this actor, open again."""
@@ -131,6 +137,23 @@ class EncodeActor:
 
             self._shard_encoder = ShardEncoder(self._setting, worker=_encoder_name())
         return self._shard_encoder
+
+
+class _Remarks(logging.Handler):
+    """Warnings of muse in this process: Ray keeps its log in a folder of the node."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._remarks: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._remarks.append(f"{_encoder_name()}: {record.getMessage()}")
+
+    def taken(self) -> tuple[str, ...]:
+        """All since the last call."""
+        with self.lock or contextlib.nullcontext():
+            remarks, self._remarks = tuple(self._remarks), []
+        return remarks
 
 
 def _encoder_name() -> str:

@@ -29,6 +29,8 @@ from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, 
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
+logger = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0  # between two looks at the cluster's size
 _PLACING_SECONDS = 900.0  # until an actor has a place and has loaded, or downloaded, its weights
@@ -153,6 +155,8 @@ class RayEngine:
                     todo.appendleft(shard)
                 else:
                     num_lost = 0
+                    for remark in measured.remarks:
+                        logger.warning("%s", remark)
                     yield measured
                     yield receipt
 

@@ -56,6 +56,8 @@ class Measured:
     """What workers did, as an engine reports it: before the receipt that it led to."""
 
     spans: tuple[Span, ...]
+    remarks: tuple[str, ...] = ()
+    """Warnings of a worker whose own log nobody reads: the driver repeats them."""
 
 
 class Stopwatch:

@@ -1,16 +1,21 @@
 """An encoding actor's two threads, without Ray: shards are encoded and written side by side."""
 
+import logging
+import re
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from muse.errors import StoreError
 from muse.pipeline import shards
 from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.plan import CaptionShard
 from muse.pipeline.ray_workers import EncodeActor
+from muse.pipeline.speed.spans import Measured
 
 SHARDS: list[Any] = list(range(6))  # the stand-in below does not look into them
 DELAY = 0.05  # of encoding a shard, and of writing it: seconds
@@ -36,19 +41,23 @@ class SlowEncoder:
         time.sleep(DELAY)
         return shard
 
-    def write(self, encoded: Any) -> tuple[None, Any]:
+    def write(self, encoded: Any) -> tuple[Measured, Any]:
         self._writing += 1
         time.sleep(DELAY)
         assert self._writing == 1, "two shards are written at once"
         self._writing -= 1
         self.written.append(encoded)
-        return None, encoded
+        if encoded == "small GPU":
+            logging.getLogger("muse.pipeline.encoders.batches").warning("does not fit into %s", 7)
+        return Measured(spans=()), encoded
 
 
 @pytest.fixture
-def actor(monkeypatch: pytest.MonkeyPatch) -> EncodeActor:
+def actor(monkeypatch: pytest.MonkeyPatch) -> Iterator[EncodeActor]:
     monkeypatch.setattr(shards, "ShardEncoder", SlowEncoder)
-    return EncodeActor(SETTING)
+    actor = EncodeActor(SETTING)
+    yield actor
+    logging.getLogger("muse").removeHandler(actor._remarks)  # its process ends, elsewhere
 
 
 def test_a_shard_is_written_while_the_next_is_encoded_by_one_thread(actor: EncodeActor) -> None:
@@ -61,6 +70,15 @@ def test_a_shard_is_written_while_the_next_is_encoded_by_one_thread(actor: Encod
     assert sorted(encoder.written) == SHARDS
     assert (len(encoder.encoding), len(set(encoder.encoding))) == (6, 1)
     assert 6 * DELAY < elapsed_seconds < 11 * DELAY  # twelve delays in turns
+
+
+def test_a_warning_comes_with_the_shard_that_it_was_given_for(actor: EncodeActor) -> None:
+    remarks = [
+        actor.encode_captions("store", cast("CaptionShard", shard))[0].remarks
+        for shard in ("large GPU", "small GPU", "large GPU")
+    ]
+    assert [len(each) for each in remarks] == [0, 1, 0]
+    assert re.fullmatch(r"encoder .+:\d+: does not fit into 7", remarks[1][0])
 
 
 def test_an_error_of_the_encoder_s_thread_reaches_the_caller(actor: EncodeActor) -> None:
