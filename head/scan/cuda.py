@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muse.errors import UsageError
-from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.pipeline.kernels.cuda_kernels import DTYPES, Kernel, compile_kernels
 from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
 from muse.pipeline.kernels.operator import operator
 
@@ -265,6 +265,6 @@ def _kernel(
     name: str, num_states: int, dtype: int, is_aligned: bool, device: torch.device
 ) -> Kernel:
     macros = {"N_STATE": num_states, "DTYPE": dtype, "ALIGNED": int(is_aligned)}
-    sources = [VALUES, *(_HERE / file for file in ("scan_tile.cuh", f"{name}.cu"))]
+    sources = [_HERE / file for file in ("scan_tile.cuh", f"{name}.cu")]
     (kernel,) = compile_kernels(sources, (name,), macros, device)
     return kernel

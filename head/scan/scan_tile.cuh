@@ -45,11 +45,6 @@ struct Eight { uint4 low, high; };
 struct Eight { uint4 low; };
 #endif
 
-// The same, but never taken from an earlier one: to keep that would cost the registers of a state.
-__device__ __forceinline__ float exp2_again(float v) {
-  float r; asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r;
-}
-
 // log(1 + e^v): a series where e^v is small, since the logarithm's error there is not.
 __device__ __forceinline__ float softplus(float v) {
   const float e = exp2_fast(fminf(v, 20.f) * LOG2E);
@@ -138,22 +133,13 @@ struct Ones {
     v[0] = v[1] = value < 2 ? one : 0u;
     v[2] = v[3] = value < 2 ? 0u : one;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(v[i]));  // stay where they are
+    for (int i = 0; i < 4; ++i) stay(v[i]);
   }
 };
-__device__ __forceinline__ unsigned two(float low, float high) {
-  unsigned r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
 // Value lane / 4 % 4 of the states of lane % 4.
 __device__ __forceinline__ float over_channels(const float* v, const Ones& ones) {
   float d[4];
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%10, %10, %10, %10};"
-      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-      : "r"(ones.v[0]), "r"(ones.v[1]), "r"(ones.v[2]), "r"(ones.v[3]), "r"(two(v[0], v[1])),
-        "r"(two(v[2], v[3])), "f"(0.f));
+  multiply_16_8_16(ones.v, two_bf16_of(v[0], v[1]), two_bf16_of(v[2], v[3]), d);
   return d[0] + d[1];  // four channels each
 }
 #endif

@@ -20,8 +20,9 @@ from torch import Tensor
 from muse.errors import MuseError
 
 CACHE_VARIABLE = "MUSE_KERNEL_CACHE"
-VALUES = Path(__file__).parent / "values.cuh"
-"""Stands before every source."""
+_HERE = Path(__file__).parent
+INSTRUCTIONS, VALUES = _HERE / "ptx.cuh", _HERE / "values.cuh"
+"""They stand before every source."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As `VALUES` numbers them."""
 _INSTEAD = "Use --device cpu, or for a head's scan alone --scan cpu"
@@ -87,7 +88,7 @@ class Kernel:
 def compile_kernels(
     sources: Sequence[Path], names: Sequence[str], macros: Mapping[str, int], device: torch.device
 ) -> tuple[Kernel, ...]:
-    """Kernels of some source files, one after the other, for the architecture of a device.
+    """Kernels of some source files, one behind the other, for the architecture of a device.
 
     Raises:
         MuseError: If it can't be compiled or loaded, with the compiler's words.
@@ -100,7 +101,7 @@ def compile_kernels(
         "--use_fast_math",
         *(f"-D{name}={value}" for name, value in macros.items()),
     )
-    text = b"".join(source.read_bytes() for source in sources)
+    text = b"".join(source.read_bytes() for source in (INSTRUCTIONS, VALUES, *sources))
     with torch.cuda.device(device):
         _checked(driver.cuCtxSetCurrent(_context(device)))
         module = _module(sources[-1].stem, text, options)
