@@ -45,6 +45,14 @@ def why_unavailable() -> str | None:
     return None
 
 
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 0 of any other device."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 class Kernel:
     """A compiled kernel of one device."""
 
@@ -55,23 +63,24 @@ class Kernel:
         self._context = _context(device)
         self._index = torch.cuda.current_device() if device.index is None else device.index
 
-    def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
+    def __call__(self, *arguments: Any, blocks: int, threads: int, rows: int = 1) -> None:
         """Runs it on its device's current stream.
 
         Args:
             arguments: Tensors, None for a null pointer, or ctypes values.
             blocks: Along x.
             threads: Of a block, along x.
+            rows: Of blocks, along y.
         """
         values = [_as_ctypes(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         if self._index == torch.cuda.current_device():
-            self._launch(addresses, blocks, threads)
+            self._launch(addresses, (blocks, rows), threads)
         else:
             with torch.cuda.device(self._device):
-                self._launch(addresses, blocks, threads)
+                self._launch(addresses, (blocks, rows), threads)
 
-    def _launch(self, addresses: Any, blocks: int, threads: int) -> None:
+    def _launch(self, addresses: Any, grid: tuple[int, int], threads: int) -> None:
         from cuda.bindings import driver
 
         stream = torch.cuda.current_stream(self._device).cuda_stream
@@ -79,7 +88,7 @@ class Kernel:
         _checked(driver.cuCtxSetCurrent(self._context))
         _checked(
             driver.cuLaunchKernel(
-                self._function, blocks, 1, 1, threads, 1, 1, 0, stream,
+                self._function, *grid, 1, threads, 1, 1, 0, stream,
                 ctypes.addressof(addresses), 0,
             )
         )  # fmt: skip

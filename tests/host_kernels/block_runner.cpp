@@ -179,7 +179,8 @@ const Words* exchanged(const Words& own, int kind) {
 }
 void wait_for_block() { wait_in(Fiber::IN_BLOCK); }
 
-void run_blocks(void (*kernel)(void**), void** arguments, unsigned blocks, unsigned threads) {
+void run_blocks(
+    void (*kernel)(void**), void** arguments, unsigned blocks, unsigned rows, unsigned threads) {
   body = kernel;
   given = arguments;
   error.clear();
@@ -187,9 +188,10 @@ void run_blocks(void (*kernel)(void**), void** arguments, unsigned blocks, unsig
   fibers.assign(threads, Fiber{});
   for (unsigned i = 0; i < threads; ++i) fibers[i].stack = stacks.get() + i * STACK;
   warps.resize(threads / WARP);
-  gridDim = {blocks, 1, 1};
-  for (unsigned i = 0; i < blocks && error.empty(); ++i) {
-    blockIdx = {is_backwards ? blocks - 1 - i : i, 0, 0};
+  gridDim = {blocks, rows, 1};
+  for (unsigned i = 0; i < blocks * rows && error.empty(); ++i) {
+    const unsigned block = is_backwards ? blocks * rows - 1 - i : i;
+    blockIdx = {block % blocks, block / blocks, 0};
     run_block(threads);
   }
   current = nullptr;

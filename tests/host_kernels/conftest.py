@@ -11,7 +11,7 @@ from tests.host_kernels.host_build import HostBuild
 from muse.head.scan import cuda, cuda_block
 from muse.pipeline.kernels import quick_gelu, row_norm
 
-_CACHES = (cuda._kernel, cuda_block._compiled, row_norm._compiled, quick_gelu._kernels)
+_CACHES = (cuda._kernels, cuda_block._compiled, row_norm._compiled, quick_gelu._kernels)
 
 
 @pytest.fixture(autouse=True)

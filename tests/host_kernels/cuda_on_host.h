@@ -23,7 +23,8 @@ extern Index threadIdx, blockIdx, gridDim;
 struct Words { unsigned word[8]; };
 const Words* exchanged(const Words& own, int kind);
 void wait_for_block();
-void run_blocks(void (*kernel)(void**), void** arguments, unsigned blocks, unsigned threads);
+void run_blocks(
+    void (*kernel)(void**), void** arguments, unsigned blocks, unsigned rows, unsigned threads);
 
 namespace {
 
@@ -104,7 +105,8 @@ __attribute__((no_sanitize_address)) inline void call(void (*kernel)(A...), void
 }  // namespace
 
 // Behind the sources, once a kernel.
-#define HOST_KERNEL(name)                                                                  \
-  extern "C" void run_##name(void** arguments, unsigned blocks, unsigned threads) {        \
-    run_blocks([](void** given) { call(name, given); }, arguments, blocks, threads);       \
+#define HOST_KERNEL(name)                                                                   \
+  extern "C" void run_##name(                                                               \
+      void** arguments, unsigned blocks, unsigned rows, unsigned threads) {                 \
+    run_blocks([](void** given) { call(name, given); }, arguments, blocks, rows, threads);  \
   }

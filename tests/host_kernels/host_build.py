@@ -41,7 +41,7 @@ class HostKernel:
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self._library, self._name = library, name
 
-    def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
+    def __call__(self, *arguments: Any, blocks: int, threads: int, rows: int = 1) -> None:
         """Runs it on CPU tensors.
 
         Raises:
@@ -49,12 +49,12 @@ class HostKernel:
         """
         tensors = {n: its for n, its in enumerate(arguments) if isinstance(its, Tensor)}
         before = {n: tensor.clone() for n, tensor in tensors.items()}
-        self._run(arguments, blocks, threads, is_backwards=False)
+        self._run(arguments, (blocks, rows), threads, is_backwards=False)
         found = {n: _bits(tensor) for n, tensor in tensors.items()}
         for n, tensor in tensors.items():
             if not torch.equal(found[n], _bits(before[n])):  # an output
                 tensor.copy_(before[n])
-        self._run(arguments, blocks, threads, is_backwards=True)
+        self._run(arguments, (blocks, rows), threads, is_backwards=True)
         for n, tensor in tensors.items():
             if not torch.equal(_bits(tensor), found[n]):
                 raise KernelError(
@@ -62,7 +62,9 @@ class HostKernel:
                     "opposite order: threads race."
                 )
 
-    def _run(self, arguments: Sequence[Any], blocks: int, threads: int, is_backwards: bool) -> None:
+    def _run(
+        self, arguments: Sequence[Any], grid: tuple[int, int], threads: int, *, is_backwards: bool
+    ) -> None:
         values = [_as_ctypes(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         self._library.forget_arrays()
@@ -72,7 +74,7 @@ class HostKernel:
                 size = ctypes.c_size_t(_size_bytes(argument))
                 self._library.allow_array(ctypes.c_void_p(argument.data_ptr()), size, name)
         self._library.run_backwards(int(is_backwards))
-        self._library[f"run_{self._name}"](addresses, blocks, threads)
+        self._library[f"run_{self._name}"](addresses, *grid, threads)
         words = self._library.last_error().decode()
         if words:
             raise KernelError(f"{self._name}: {words}")

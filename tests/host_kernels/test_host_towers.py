@@ -56,9 +56,7 @@ def test_norm_and_quick_gelu_and_their_gradients_are_those_of_float64() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rows", "width"), [(1_050, 8), (77, 768), (33, 100), (5, 37), (9, 512)]
-)
+@pytest.mark.parametrize(("rows", "width"), [(1_050, 8), (77, 768), (33, 100), (5, 37), (9, 512)])
 @pytest.mark.parametrize(
     ("stream", "half"),
     [
