@@ -178,6 +178,7 @@ const Words* exchanged(const Words& own, int kind) {
   return warps[warp].words;
 }
 void wait_for_block() { wait_in(Fiber::IN_BLOCK); }
+void refuse_to_run(const char* words) { error = words; }
 
 void run_blocks(
     void (*kernel)(void**), void** arguments, unsigned blocks, unsigned rows, unsigned threads) {

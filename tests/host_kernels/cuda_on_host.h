@@ -23,6 +23,7 @@ extern Index threadIdx, blockIdx, gridDim;
 struct Words { unsigned word[8]; };
 const Words* exchanged(const Words& own, int kind);
 void wait_for_block();
+void refuse_to_run(const char* words);
 void run_blocks(
     void (*kernel)(void**), void** arguments, unsigned blocks, unsigned rows, unsigned threads);
 
@@ -102,11 +103,19 @@ __attribute__((no_sanitize_address)) inline void call(void (*kernel)(A...), void
   call(kernel, arguments, std::index_sequence_for<A...>{});
 }
 
+template <class... A>
+inline bool takes(void (*)(A...), const std::size_t* sizes, unsigned count) {
+  const std::size_t own[] = {sizeof(A)...};
+  return count == sizeof...(A) && std::equal(own, own + count, sizes);
+}
+
 }  // namespace
 
 // Behind the sources, once a kernel.
 #define HOST_KERNEL(name)                                                                   \
-  extern "C" void run_##name(                                                               \
-      void** arguments, unsigned blocks, unsigned rows, unsigned threads) {                 \
+  extern "C" void run_##name(void** arguments, const std::size_t* sizes, unsigned count,    \
+                             unsigned blocks, unsigned rows, unsigned threads) {            \
+    if (!takes(name, sizes, count))                                                         \
+      return refuse_to_run("its arguments are others, by their number or sizes");           \
     run_blocks([](void** given) { call(name, given); }, arguments, blocks, rows, threads);  \
   }

@@ -45,7 +45,7 @@ class HostKernel:
         """Runs it on CPU tensors.
 
         Raises:
-            KernelError: If it reads or writes outside of them, waits for ever, or races.
+            KernelError: If it takes others, accesses what is outside of them, never ends, or races.
         """
         tensors = {n: its for n, its in enumerate(arguments) if isinstance(its, Tensor)}
         before = {n: tensor.clone() for n, tensor in tensors.items()}
@@ -67,6 +67,7 @@ class HostKernel:
     ) -> None:
         values = [_as_ctypes(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        sizes = (ctypes.c_size_t * len(values))(*map(ctypes.sizeof, values))
         self._library.forget_arrays()
         for number, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
@@ -74,7 +75,7 @@ class HostKernel:
                 size = ctypes.c_size_t(_size_bytes(argument))
                 self._library.allow_array(ctypes.c_void_p(argument.data_ptr()), size, name)
         self._library.run_backwards(int(is_backwards))
-        self._library[f"run_{self._name}"](addresses, *grid, threads)
+        self._library[f"run_{self._name}"](addresses, sizes, len(values), *grid, threads)
         words = self._library.last_error().decode()
         if words:
             raise KernelError(f"{self._name}: {words}")

@@ -10,6 +10,7 @@ from tests.host_kernels.host_build import KernelError
 from tests.host_kernels.test_host_scan import inputs_of
 
 from muse.head.scan import cuda as cuda_scan
+from muse.head.scan.grid import in_chunks
 from muse.pipeline.kernels import quick_gelu, row_norm
 
 pytestmark = pytest.mark.usefixtures("host_kernels")
@@ -18,6 +19,7 @@ Plant = Callable[[str, str, str, int], None]
 # Of the scan, by their places. Two more of scan_backward.cu, 0 and 4, follow another one.
 BARRIERS = [("scan_forward.cu", n) for n in (0, 1, 2)]
 BARRIERS += [("scan_backward.cu", n) for n in (1, 2, 3, 5)]
+BARRIERS += [("scan_chunks.cu", n) for n in (0, 1)]
 
 
 @pytest.fixture
@@ -47,8 +49,8 @@ def norm_gradient() -> None:
     row_norm.norm_backward(x, None, x, weight, 1e-5, None)
 
 
-def scan_gradient() -> None:
-    own = inputs_of((1, 1, 40, 16), 16, torch.float32)
+def scan_gradient(num_tokens: int = 40) -> None:
+    own = inputs_of((1, 1, num_tokens, 16), 16, torch.float32)
     torch.autograd.grad(cuda_scan.selective_scan(*own).sum(), own)
 
 
@@ -95,7 +97,20 @@ def test_shared_memory_that_nobody_has_written_is_no_number(plant: Plant) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "place"), BARRIERS)
-def test_each_barrier_of_the_scan_is_missed(source: str, place: int, plant: Plant) -> None:
+def test_each_barrier_of_the_scan_is_missed(
+    source: str, place: int, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(source, "__syncthreads();", "", place)
+    if source == "scan_chunks.cu":
+        monkeypatch.setattr(cuda_scan, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 2))
     with pytest.raises(KernelError, match="threads race"):
-        scan_gradient()
+        scan_gradient(num_tokens=100)
+
+
+@pytest.mark.slow
+def test_arguments_that_a_kernel_does_not_take_are_found(plant: Plant) -> None:
+    plant(
+        "quick_gelu.cu", "Value* __restrict__ out, i64 size)", "Value* __restrict__ out, int size)"
+    )
+    with pytest.raises(KernelError, match="its arguments are others"):
+        quick_gelu.quick_gelu_forward(torch.randn(5))
