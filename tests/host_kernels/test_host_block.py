@@ -53,17 +53,18 @@ def test_convolution_and_gate_and_their_gradients_are_those_of_float64() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(
-    ("taps", "lengths", "width", "directions"),
+    ("dtype", "taps", "lengths", "width", "directions"),
     [
-        (1, None, 21, 2),
-        (2, [140, 0, 65], 10, 2),
-        (3, [129, 128, 1], 7, 2),
-        (4, None, 6, 0),
-        (4, [129, 128, 1], 8, 1),
-        (8, [140, 0, 65], 5, 1),
-        (8, None, 10, 2),
+        (torch.float32, 1, None, 21, 2),
+        (torch.bfloat16, 2, [140, 0, 65], 10, 2),
+        (torch.float16, 3, [129, 128, 1], 7, 2),
+        (torch.float32, 4, None, 6, 0),
+        (torch.bfloat16, 4, None, 21, 2),
+        (torch.bfloat16, 4, [129, 128, 1], 8, 1),
+        (torch.float16, 4, [140, 0, 65], 10, 2),
+        (torch.float32, 8, [140, 0, 65], 5, 1),
+        (torch.bfloat16, 8, None, 10, 2),
     ],
 )
 def test_so_is_every_convolution(

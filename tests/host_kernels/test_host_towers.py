@@ -56,14 +56,16 @@ def test_norm_and_quick_gelu_and_their_gradients_are_those_of_float64() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "width"), [(1_050, 8), (77, 768), (33, 100), (5, 37), (9, 512)])
 @pytest.mark.parametrize(
-    ("stream", "half"),
+    ("rows", "width", "stream", "half"),
     [
-        (torch.float32, torch.float32),
-        (torch.float32, torch.bfloat16),
-        (torch.bfloat16, torch.bfloat16),
-        (torch.float16, torch.float32),
+        (1_050, 8, torch.float32, torch.bfloat16),
+        (77, 768, torch.float32, torch.bfloat16),
+        (9, 512, torch.bfloat16, torch.bfloat16),
+        (33, 100, torch.float32, torch.float32),
+        (33, 100, torch.float16, torch.float32),
+        (5, 37, torch.bfloat16, torch.bfloat16),
+        (5, 37, torch.float32, torch.float16),
     ],
 )
 def test_so_is_every_norm(rows: int, width: int, stream: torch.dtype, half: torch.dtype) -> None:
