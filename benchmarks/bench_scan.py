@@ -1,10 +1,11 @@
 """Time of the selective scan alone, forward and backward: muse's kernels beside mamba-ssm's.
 
 Two directions, bf16. mamba-ssm is given the second direction as further videos, already reversed,
-channels first as it wants them. Medians, both sides in one process. One JSON line a shape.
+channels first as it wants them. Where muse cuts sequences into chunks (ADR 0045), it is also
+measured without. Medians, all in one process. One JSON line a shape.
 
-Usage: python benchmarks/bench_scan.py [--shapes 128x3060 16x3060 16x16320] [--width 512]
-           [--states 16]
+Usage: python benchmarks/bench_scan.py [--shapes 128x3060 16x3060 16x16320 1x3060 1x100000]
+           [--width 512] [--states 16]
 """
 
 import argparse
@@ -12,13 +13,18 @@ import json
 import statistics
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from muse.head.scan import cuda
 from muse.head.scan.cuda import selective_scan
+from muse.head.scan.grid import chunks_of, in_chunks, shape_of
+from muse.pipeline.kernels.cuda_kernels import num_multiprocessors
 
 WARM_UP = 3
+DEFAULT_SHAPES = ["128x3060", "16x3060", "16x16320", "1x3060", "1x100000"]
 
 
 def inputs_of(videos: int, length: int, flags: argparse.Namespace) -> list[Tensor]:
@@ -75,10 +81,22 @@ def cost_of(scan: Callable[[], Tensor], own: list[Tensor], repeats: int) -> dict
     return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
+def num_chunks(tensors: list[Tensor]) -> int:
+    """Into which muse cuts each sequence."""
+    u, _, A, *_ = tensors
+    return chunks_of(shape_of(u, A, 2), A.shape[-1], num_multiprocessors(u.device)).number
+
+
+def uncut_cost(tensors: list[Tensor], repeats: int) -> dict[str, float]:
+    """Of muse's scan with one chunk a sequence."""
+    with mock.patch.object(cuda, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 1)):
+        return cost_of(*muse_step(tensors), repeats)
+
+
 def main() -> None:
     """Prints each shape's line as it is done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["128x3060", "16x3060", "16x16320"])
+    parser.add_argument("--shapes", nargs="+", default=DEFAULT_SHAPES)
     for name, default in {"width": 512, "states": 16, "repeats": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args()
@@ -91,6 +109,10 @@ def main() -> None:
                 found[name] = cost_of(*made(inputs_of(videos, length, flags)), flags.repeats)
             except (torch.OutOfMemoryError, ImportError) as error:
                 found[name] = {"error": f"{type(error).__name__}: {str(error)[:80]}"}
+        tensors = inputs_of(videos, length, flags)
+        found["chunks"] = num_chunks(tensors)
+        if found["chunks"] > 1:
+            found["muse-uncut"] = uncut_cost(tensors, flags.repeats)
         sizes = {"videos": videos, "tokens": length, "width": flags.width, "states": flags.states}
         device = torch.cuda.get_device_name()
         print(json.dumps({"benchmark": "scan", **sizes, "device": device, **found}), flush=True)

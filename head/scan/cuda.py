@@ -2,10 +2,12 @@
 
 The kernels are in ``scan_forward.cu`` and ``scan_backward.cu`` beside this file. Directions that
 begin at the end walk from there, and lengths are kept to, so nothing is reversed or padded in
-memory. Knows nothing of the block around the scan.
+memory. Few long sequences are scanned in chunks, which ``scan_chunks.cu`` tells what they begin
+with. Knows nothing of the block around the scan.
 """
 
-# Legend: X directions, B videos, L tokens, E inner width, N state size, C blocks of channels.
+# Legend: X directions, B videos, L tokens, E inner width, N state size, C blocks of channels,
+# K chunks of a sequence.
 
 import ctypes
 from collections.abc import Sequence
@@ -18,23 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muse.errors import UsageError
-from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.head.scan.grid import THREADS, TILE, Chunks, Shape, chunks_of, shape_of
+from muse.pipeline.kernels.cuda_kernels import (
+    DTYPES,
+    Kernel,
+    compile_kernels,
+    num_multiprocessors,
+)
 from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
 from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
-# As the source decides them by the state size: channels and threads of a block, tokens of a tile.
-_CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
-_THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
-_TILE = {8: 32, 16: 32, 32: 32, 64: 16}
 MAX_STATES = 64
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int)
-        for name in ("directions", "videos", "length", "width", "tiles", "blocks", "reversed")
-    ]
 
 
 class _Stride(ctypes.Structure):
@@ -43,7 +40,7 @@ class _Stride(ctypes.Structure):
 
 def padded_states(num_states: int) -> int:
     """The size that the kernels have and that takes so many, up to `MAX_STATES`."""
-    return next(size for size in _TILE if size >= num_states)
+    return next(size for size in TILE if size >= num_states)
 
 
 def selective_scan(
@@ -119,13 +116,16 @@ def scan_forward(
     keeps_states: bool,
 ) -> tuple[Tensor, Tensor]:
     """The output, and the states before each tile where a gradient needs them."""
-    shape = _shape_of(u, A, directions)
+    shape = shape_of(u, A, directions)
+    chunks = chunks_of(shape, A.shape[-1], num_multiprocessors(u.device))
     y, states = _empty_outputs(u, A, keeps_states)
     if y.numel():
-        _kernel_for("scan_forward", (u, delta, B, C, y), (A, D, bias))(
+        begins = _begins((u, delta, B), (A, bias), lengths, shape, chunks, is_backward=False)
+        (kernel,) = _kernels_for("scan_forward", (u, delta, B, C, y), (A, D, bias), chunks)
+        kernel(
             u, delta, A, B, C, D, bias, lengths, y, states if keeps_states else None, shape,
-            *(stride_of(tensor) for tensor in (u, delta, B, C, y)),
-            **_grid(shape, A),
+            *(stride_of(tensor) for tensor in (u, delta, B, C, y)), *begins,
+            **_grid(shape, A, chunks),
         )  # fmt: skip
     return y, states
 
@@ -153,19 +153,21 @@ def scan_backward(
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u and delta; of A, D and the bias by video; of B and C beside each other."""
-    shape = _shape_of(u, A, directions)
-    gradients = _empty_gradients(u, A)
-    du, ddelta, dA_XBEN, dD_bias_2XBE, _ = gradients
+    shape = shape_of(u, A, directions)
+    chunks = chunks_of(shape, A.shape[-1], num_multiprocessors(u.device))
     if not dy.numel():
-        return tuple(tensor.zero_() for tensor in gradients)  # type: ignore[return-value]
-    num_states = A.shape[-1]
-    dBC_XBLCN = u.new_empty((*u.shape[:3], shape.blocks, 2 * num_states), dtype=torch.float32)
-    _kernel_for("scan_backward", (u, delta, B, C, dy), (A, D, bias))(
-        u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBEN, dBC_XBLCN,
-        dD_bias_2XBE[0], dD_bias_2XBE[1], shape,
-        *(stride_of(tensor) for tensor in (u, delta, B, C, dy, du, ddelta)),
-        **_grid(shape, A),
+        return tuple(tensor.zero_() for tensor in _empty_gradients(u, A))  # type: ignore[return-value]
+    du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)
+    dA_XBKEN, dD_bias_2XBKE, dBC_XBLCN = _empty_parts(u, A, shape, chunks)
+    begins = _begins((dy, delta, C), (A, bias), lengths, shape, chunks, is_backward=True)
+    (kernel,) = _kernels_for("scan_backward", (u, delta, B, C, dy), (A, D, bias), chunks)
+    kernel(
+        u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBKEN, dBC_XBLCN,
+        dD_bias_2XBKE[0], dD_bias_2XBKE[1], shape,
+        *(stride_of(tensor) for tensor in (u, delta, B, C, dy, du, ddelta)), *begins,
+        **_grid(shape, A, chunks),
     )  # fmt: skip
+    dA_XBEN, dD_bias_2XBE = _over_chunks(dA_XBKEN, 2), _over_chunks(dD_bias_2XBKE, 3)
     return du, ddelta, dA_XBEN, dD_bias_2XBE, dBC_XBLCN.sum(3)
 
 
@@ -210,23 +212,72 @@ def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]
 scan_forward.registered.register_autograd(_differentiate, setup_context=_save)
 
 
-def _shape_of(u: Tensor, A: Tensor, directions: int) -> _Shape:
-    num_directions, num_videos, length, width = u.shape
-    tile, channels = _TILE[int(A.shape[-1])], _CHANNELS[int(A.shape[-1])]
-    return _Shape(
-        num_directions, num_videos, length, width, -(-length // tile), -(-width // channels),
-        directions,
+def _empty_parts(
+    u: Tensor, A: Tensor, shape: Shape, chunks: Chunks
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the gradients of A, of D and the bias, and of B and C beside each other."""
+    num_states, wide = A.shape[-1], torch.float32
+    each = (*u.shape[:2], chunks.number, u.shape[3])
+    return (
+        u.new_empty((*each, num_states), dtype=wide),
+        u.new_empty((2, *each), dtype=wide),
+        u.new_empty((*u.shape[:3], shape.blocks, 2 * num_states), dtype=wide),
+    )
+
+
+def _over_chunks(parts: Tensor, axis: int) -> Tensor:
+    return parts.squeeze(axis) if parts.shape[axis] == 1 else parts.sum(axis)
+
+
+def _begins(
+    walked: tuple[Tensor, Tensor, Tensor],
+    constants: tuple[Tensor, Tensor],
+    lengths: Tensor | None,
+    shape: Shape,
+    chunks: Chunks,
+    *,
+    is_backward: bool,
+) -> tuple[Any, ...]:
+    """What chunked kernels take beside all else; nothing if there is one chunk.
+
+    Args:
+        walked: What goes into the states and by which projection, with delta between: u, delta and
+            B, or for the carried gradient dy, delta and C.
+        constants: A and the bias.
+        lengths: Of the scan.
+        shape: Of the scan.
+        chunks: Of each sequence.
+        is_backward: Whether the carried gradient is asked for.
+
+    Returns:
+        (X, B, K, E, N) float32 what each chunk begins with, and the tiles of a chunk.
+    """
+    if chunks.number == 1:
+        return ()
+    (values, delta, projection), (A, bias) = walked, constants
+    begins = values.new_empty((*values.shape[:2], chunks.number, *A.shape[1:]), dtype=torch.float32)
+    steps = begins.new_empty(begins.shape[:-1])
+    kernels = _kernels_for("scan_chunks", walked, constants, chunks, BACKWARD=int(is_backward))
+    walk, join = kernels
+    tiles = ctypes.c_int(chunks.tiles)
+    walk(
+        values, delta, A, projection, bias, lengths, begins, steps, shape,
+        *(stride_of(tensor) for tensor in walked), tiles, **_grid(shape, A, chunks),
     )  # fmt: skip
+    threads = THREADS[A.shape[-1]]
+    blocks = -(-begins[:, :, 0].numel() // threads)
+    join(begins, steps, A, shape, ctypes.c_int(chunks.number), blocks=blocks, threads=threads)
+    return begins, tiles
 
 
-def _grid(shape: _Shape, A: Tensor) -> dict[str, int]:
-    blocks = shape.directions * shape.videos * shape.blocks
-    return {"blocks": blocks, "threads": _THREADS[A.shape[-1]]}
+def _grid(shape: Shape, A: Tensor, chunks: Chunks) -> dict[str, int]:
+    threads = THREADS[A.shape[-1]]
+    return {"blocks": shape.num_blocks, "threads": threads, "rows": chunks.number}
 
 
 def _empty_outputs(u: Tensor, A: Tensor, keeps_states: bool) -> tuple[Tensor, Tensor]:
     """y, and (X, B, tiles, E, N) or nothing."""
-    num_tiles = -(-u.shape[2] // _TILE[int(A.shape[-1])])
+    num_tiles = -(-u.shape[2] // TILE[int(A.shape[-1])])
     sizes = (*u.shape[:2], num_tiles, *A.shape[1:]) if keeps_states else (0,)
     # They are half of what a gradient keeps. float16 could not hold every state; bfloat16 can, and
     # as much of it as the input has.
@@ -249,7 +300,20 @@ def stride_of(tensor_XBLC: Tensor) -> _Stride:
     return _Stride(*tensor_XBLC.stride()[:3])
 
 
-def _kernel_for(name: str, tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> Kernel:
+_NAMES = {
+    "scan_forward": ("scan_forward",),
+    "scan_backward": ("scan_backward",),
+    "scan_chunks": ("walk_chunks", "join_chunks"),
+}
+
+
+def _kernels_for(
+    source: str,
+    tensors: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    chunks: Chunks,
+    **macros: int,
+) -> tuple[Kernel, ...]:
     """Compiled for their dtype, and for eight channels at a time where all lie so."""
     u, num_states = tensors[0], constants[0].shape[-1]
     is_aligned = (
@@ -257,14 +321,15 @@ def _kernel_for(name: str, tensors: Sequence[Tensor], constants: Sequence[Tensor
         and all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *constants))
         and all(stride % 8 == 0 for tensor in tensors for stride in tensor.stride()[:3])
     )
-    return _kernel(name, num_states, DTYPES[u.dtype], is_aligned, u.device)
+    if chunks.number > 1:
+        macros["CHUNKED"] = 1
+    by_name = {"N_STATE": num_states, "DTYPE": DTYPES[u.dtype], "ALIGNED": int(is_aligned)}
+    return _kernels(source, tuple((by_name | macros).items()), u.device)
 
 
 @cache
-def _kernel(
-    name: str, num_states: int, dtype: int, is_aligned: bool, device: torch.device
-) -> Kernel:
-    macros = {"N_STATE": num_states, "DTYPE": dtype, "ALIGNED": int(is_aligned)}
-    sources = [VALUES, *(_HERE / file for file in ("scan_tile.cuh", f"{name}.cu"))]
-    (kernel,) = compile_kernels(sources, (name,), macros, device)
-    return kernel
+def _kernels(
+    source: str, macros: tuple[tuple[str, int], ...], device: torch.device
+) -> tuple[Kernel, ...]:
+    sources = [_HERE / file for file in ("scan_tile.cuh", f"{source}.cu")]
+    return compile_kernels(sources, _NAMES[source], dict(macros), device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from muse.head.scan.cuda import row_major, stride_of
-from muse.pipeline.kernels.cuda_kernels import DTYPES, VALUES, Kernel, compile_kernels
+from muse.pipeline.kernels.cuda_kernels import DTYPES, Kernel, compile_kernels
 from muse.pipeline.kernels.operator import operator
 
 _HERE = Path(__file__).parent
@@ -219,4 +219,4 @@ def _macros(tensors: Sequence[Tensor], size: int) -> tuple[tuple[str, int], ...]
 def _compiled(
     source: str, names: tuple[str, ...], macros: tuple[tuple[str, int], ...], device: torch.device
 ) -> tuple[Kernel, ...]:
-    return compile_kernels([VALUES, _HERE / source], names, dict(macros), device)
+    return compile_kernels([_HERE / source], names, dict(macros), device)

@@ -12,7 +12,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
     const Kept* __restrict__ kept, Value* __restrict__ du, Value* __restrict__ ddelta,
     float* __restrict__ dA, float* __restrict__ dBC, float* __restrict__ dD,
     float* __restrict__ dbias, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy,
-    Stride sdu, Stride sdd) {
+    Stride sdu, Stride sdd OF_CHUNK) {
   __shared__ __align__(16) float tile_dt[TILE][ROW], tile_x[TILE][ROW], tile_dy[TILE][ROW];
   __shared__ __align__(16) float tile_B[TILE][N_STATE], tile_C[TILE][N_STATE];
   __shared__ __align__(16) float part[WARPS][HALF][SUMS];
@@ -24,6 +24,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
   // Of D and the bias, over this warp's tokens: eight channels each, spread over the lanes.
   constexpr int OWN = LEFT_OF(16, 32 / GROUPS);
   float totals[OWN] = {};
+  const Span tiles(s, chunk_tiles);
+  begin_with(begins, p, s, carried);
   u += p.x * su.x + p.b * su.b;
   delta += p.x * sd.x + p.b * sd.b;
   dy += p.x * sy.x + p.b * sy.b;
@@ -43,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
 #endif
   };
 
-  for (int tile = s.tiles - 1; tile >= 0; --tile) {
+  for (int tile = tiles.end - 1; tile >= tiles.first; --tile) {
     const int first = tile * TILE;
     __syncthreads();
 #pragma unroll
@@ -198,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
     }
   }
   if (p.e < s.width)
-    *(float4*)&dA[(row * s.width + p.e) * N_STATE + p.q * 4] =
+    *(float4*)&dA[(of_chunk(p, s) + p.e) * N_STATE + p.q * 4] =
         make_float4(rate_gradient[0], rate_gradient[1], rate_gradient[2], rate_gradient[3]);
   // Sums of D and bias: over the warps, in order, so that a run repeats.
   float* sums = &part[0][0][0];
@@ -223,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_BACKWARD) scan_
       of_D += sums[(w * 2) * CHANNELS + c];
       of_bias += sums[(w * 2 + 1) * CHANNELS + c];
     }
-    dD[row * s.width + e] = of_D;
-    dbias[row * s.width + e] = of_bias;
+    dD[of_chunk(p, s) + e] = of_D;
+    dbias[of_chunk(p, s) + e] = of_bias;
   }
 }

@@ -8,7 +8,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
     const Value* __restrict__ u, const Value* __restrict__ delta, const float* __restrict__ A,
     const Value* __restrict__ B, const Value* __restrict__ C, const float* __restrict__ D,
     const float* __restrict__ bias, const int* __restrict__ lengths, Value* __restrict__ y,
-    Kept* __restrict__ kept, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy) {
+    Kept* __restrict__ kept, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy
+    OF_CHUNK) {
   __shared__ __align__(16) float tile_dt[TILE][ROW], tile_x[TILE][ROW];
   __shared__ __align__(16) float tile_B[TILE][N_STATE], tile_C[TILE][N_STATE];
   __shared__ __align__(16) float skips[CHANNELS], biases[CHANNELS];
@@ -22,6 +23,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
     skips[c] = e < s.width ? D[p.x * s.width + e] : 0.f;
     biases[c] = e < s.width ? bias[p.x * s.width + e] : 0.f;
   }
+  const Span tiles(s, chunk_tiles);
+  begin_with(begins, p, s, h);
   u += p.x * su.x + p.b * su.b;
   delta += p.x * sd.x + p.b * sd.b;
   y += p.x * sy.x + p.b * sy.b;
@@ -39,8 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
       }
     }
   };
-  fetch(0);
-  for (int tile = 0; tile < s.tiles; ++tile) {
+  fetch(tiles.first);
+  for (int tile = tiles.first; tile < tiles.end; ++tile) {
     const int first = tile * TILE;
     __syncthreads();
 #pragma unroll
@@ -65,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
       write8(&tile_x[piece.t][piece.group * 8], x);
     }
     load_projections(B, C, sB, sC, p, first, tile_B, tile_C);
-    if (tile + 1 < s.tiles) fetch(tile + 1);
+    if (tile + 1 < tiles.end) fetch(tile + 1);
     __syncthreads();
     if (kept && p.e < s.width)
       keep4(&kept[((((i64)p.x * s.videos + p.b) * s.tiles + tile) * s.width + p.e) * N_STATE +

@@ -7,7 +7,8 @@
 // Compiled with
 //   N_STATE  N: 8, 16, 32 or 64,
 //   DTYPE    of values.cuh, which stands before this; states are float32,
-//   ALIGNED  1 if eight neighbouring channels can be read in one piece.
+//   ALIGNED  1 if eight neighbouring channels can be read in one piece,
+//   CHUNKED  1 if sequences are cut into chunks of whole tiles, which blocks along y walk at once.
 
 #if N_STATE == 16
 #define THREADS 256
@@ -29,6 +30,11 @@
 #define ROW (CHANNELS + 8)            // of a tile; the padding spreads a channel's lanes over banks
 #define SUMS (2 * N_STATE)            // gradients of B and C at a token
 #define FULL 0xffffffffu
+#ifndef CHUNKED
+#define CHUNKED 0
+#endif
+#define CHUNK (CHUNKED ? (int)blockIdx.y : 0)  // that a block has of its sequence
+#define NUM_CHUNKS (CHUNKED ? (int)gridDim.y : 1)
 #define HAS(i, left) (ALIGNED || (i) < (left))  // of eight channels, the i-th
 #define MIN_BLOCKS_FORWARD (768 / THREADS)
 #define MIN_BLOCKS_BACKWARD (512 / THREADS)
@@ -44,11 +50,6 @@ struct Eight { uint4 low, high; };
 #else
 struct Eight { uint4 low; };
 #endif
-
-// The same, but never taken from an earlier one: to keep that would cost the registers of a state.
-__device__ __forceinline__ float exp2_again(float v) {
-  float r; asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r;
-}
 
 // log(1 + e^v): a series where e^v is small, since the logarithm's error there is not.
 __device__ __forceinline__ float softplus(float v) {
@@ -138,22 +139,13 @@ struct Ones {
     v[0] = v[1] = value < 2 ? one : 0u;
     v[2] = v[3] = value < 2 ? 0u : one;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(v[i]));  // stay where they are
+    for (int i = 0; i < 4; ++i) stay(v[i]);
   }
 };
-__device__ __forceinline__ unsigned two(float low, float high) {
-  unsigned r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
 // Value lane / 4 % 4 of the states of lane % 4.
 __device__ __forceinline__ float over_channels(const float* v, const Ones& ones) {
   float d[4];
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%10, %10, %10, %10};"
-      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-      : "r"(ones.v[0]), "r"(ones.v[1]), "r"(ones.v[2]), "r"(ones.v[3]), "r"(two(v[0], v[1])),
-        "r"(two(v[2], v[3])), "f"(0.f));
+  multiply_16_8_16(ones.v, two_bf16_of(v[0], v[1]), two_bf16_of(v[2], v[3]), d);
   return d[0] + d[1];  // four channels each
 }
 #endif
@@ -219,6 +211,32 @@ __device__ __forceinline__ void write8(float* p, const float (&f)[8]) {
 __device__ __forceinline__ void read8(const float* p, float (&f)[8]) {
   const float4 a = read4(p), b = read4(p + 4);
   f[0] = a.x; f[1] = a.y; f[2] = a.z; f[3] = a.w; f[4] = b.x; f[5] = b.y; f[6] = b.z; f[7] = b.w;
+}
+
+// What a kernel takes beside all else if sequences are cut: what each chunk begins with, (X, B, chunks,
+// E, N), and how many tiles it has. `begins` are states, or in the backward the carried gradient.
+#if CHUNKED
+#define OF_CHUNK , const float* __restrict__ begins, int chunk_tiles
+#else
+#define OF_CHUNK
+#define begins ((const float*)nullptr)
+#define chunk_tiles s.tiles
+#endif
+struct Span {  // of tiles that a block walks
+  int first, end;
+  __device__ __forceinline__ Span(const Shape& s, int tiles) {
+    first = CHUNK * tiles; end = min(first + tiles, s.tiles);
+  }
+};
+// Where a block's chunk has a value of its first channel, in (X, B, chunks, E).
+__device__ __forceinline__ i64 of_chunk(const Place& p, const Shape& s) {
+  return (((i64)p.x * s.videos + p.b) * NUM_CHUNKS + CHUNK) * s.width;
+}
+__device__ __forceinline__ void begin_with(
+    const float* from, const Place& p, const Shape& s, float (&v)[4]) {
+  if (!CHUNKED || p.e >= s.width) return;
+  const float4 f = read4(&from[(of_chunk(p, s) + p.e) * N_STATE + p.q * 4]);
+  v[0] = f.x; v[1] = f.y; v[2] = f.z; v[3] = f.w;
 }
 
 // B and C of a tile, zeros behind the end.

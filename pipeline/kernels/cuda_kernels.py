@@ -20,8 +20,9 @@ from torch import Tensor
 from muse.errors import MuseError
 
 CACHE_VARIABLE = "MUSE_KERNEL_CACHE"
-VALUES = Path(__file__).parent / "values.cuh"
-"""Stands before every source."""
+_HERE = Path(__file__).parent
+INSTRUCTIONS, VALUES = _HERE / "ptx.cuh", _HERE / "values.cuh"
+"""They stand before every source."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As `VALUES` numbers them."""
 _INSTEAD = "Use --device cpu, or for a head's scan alone --scan cpu"
@@ -44,6 +45,14 @@ def why_unavailable() -> str | None:
     return None
 
 
+@cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 0 of any other device."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 class Kernel:
     """A compiled kernel of one device."""
 
@@ -54,23 +63,24 @@ class Kernel:
         self._context = _context(device)
         self._index = torch.cuda.current_device() if device.index is None else device.index
 
-    def __call__(self, *arguments: Any, blocks: int, threads: int) -> None:
+    def __call__(self, *arguments: Any, blocks: int, threads: int, rows: int = 1) -> None:
         """Runs it on its device's current stream.
 
         Args:
             arguments: Tensors, None for a null pointer, or ctypes values.
             blocks: Along x.
             threads: Of a block, along x.
+            rows: Of blocks, along y.
         """
         values = [_as_ctypes(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         if self._index == torch.cuda.current_device():
-            self._launch(addresses, blocks, threads)
+            self._launch(addresses, (blocks, rows), threads)
         else:
             with torch.cuda.device(self._device):
-                self._launch(addresses, blocks, threads)
+                self._launch(addresses, (blocks, rows), threads)
 
-    def _launch(self, addresses: Any, blocks: int, threads: int) -> None:
+    def _launch(self, addresses: Any, grid: tuple[int, int], threads: int) -> None:
         from cuda.bindings import driver
 
         stream = torch.cuda.current_stream(self._device).cuda_stream
@@ -78,7 +88,7 @@ class Kernel:
         _checked(driver.cuCtxSetCurrent(self._context))
         _checked(
             driver.cuLaunchKernel(
-                self._function, blocks, 1, 1, threads, 1, 1, 0, stream,
+                self._function, *grid, 1, threads, 1, 1, 0, stream,
                 ctypes.addressof(addresses), 0,
             )
         )  # fmt: skip
@@ -87,7 +97,7 @@ class Kernel:
 def compile_kernels(
     sources: Sequence[Path], names: Sequence[str], macros: Mapping[str, int], device: torch.device
 ) -> tuple[Kernel, ...]:
-    """Kernels of some source files, one after the other, for the architecture of a device.
+    """Kernels of some source files, one behind the other, for the architecture of a device.
 
     Raises:
         MuseError: If it can't be compiled or loaded, with the compiler's words.
@@ -100,7 +110,7 @@ def compile_kernels(
         "--use_fast_math",
         *(f"-D{name}={value}" for name, value in macros.items()),
     )
-    text = b"".join(source.read_bytes() for source in sources)
+    text = b"".join(source.read_bytes() for source in (INSTRUCTIONS, VALUES, *sources))
     with torch.cuda.device(device):
         _checked(driver.cuCtxSetCurrent(_context(device)))
         module = _module(sources[-1].stem, text, options)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from muse.pipeline.kernels.cuda_kernels import (
     DTYPES,
-    VALUES,
     Kernel,
     compile_kernels,
     why_unavailable,
@@ -104,7 +103,7 @@ def _run(place: int, *tensors: Tensor) -> None:
 def _kernels(dtype: int, is_aligned: bool, device: torch.device) -> tuple[Kernel, ...]:
     names = ("quick_gelu_forward", "quick_gelu_backward")
     macros = {"DTYPE": dtype, "ALIGNED": int(is_aligned)}
-    return compile_kernels([VALUES, _SOURCE], names, macros, device)
+    return compile_kernels([_SOURCE], names, macros, device)
 
 
 # The compiler takes the answer: it could not follow how a library is looked for.

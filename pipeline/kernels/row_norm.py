@@ -19,7 +19,6 @@ from torch import Tensor
 
 from muse.pipeline.kernels.cuda_kernels import (
     DTYPES,
-    VALUES,
     Kernel,
     compile_kernels,
     why_unavailable,
@@ -258,4 +257,4 @@ def _compiled(
     of_dtypes = zip(("DTYPE", "ADDED", "OUT", "PARAMS"), dtypes, strict=True)
     macros = {"WIDTH": width, "VECTOR": vector, **{name: DTYPES[of] for name, of in of_dtypes}}
     names = ("norm_forward", "norm_backward", "narrow_and_sum")
-    return compile_kernels([VALUES, _SOURCE], names, macros, device)
+    return compile_kernels([_SOURCE], names, macros, device)

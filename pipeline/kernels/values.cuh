@@ -1,5 +1,5 @@
 // What kernels read and write: 0 float32, 1 bfloat16, 2 float16. They compute in float32.
-// `Value`, `wide` and `narrow` are those of DTYPE.
+// `Value`, `wide` and `narrow` are those of DTYPE. ptx.cuh stands before this.
 
 typedef unsigned short u16;
 typedef long long i64;
@@ -13,18 +13,12 @@ template <> struct Kind<0> {
 template <> struct Kind<1> {
   typedef u16 Value;
   static __device__ __forceinline__ float wide(u16 v) { return __uint_as_float((unsigned)v << 16); }
-  static __device__ __forceinline__ u16 narrow(float v) {
-    u16 r; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v)); return r;
-  }
+  static __device__ __forceinline__ u16 narrow(float v) { return bf16_of(v); }
 };
 template <> struct Kind<2> {
   typedef u16 Value;
-  static __device__ __forceinline__ float wide(u16 v) {
-    float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(v)); return r;
-  }
-  static __device__ __forceinline__ u16 narrow(float v) {
-    u16 r; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v)); return r;
-  }
+  static __device__ __forceinline__ float wide(u16 v) { return of_fp16(v); }
+  static __device__ __forceinline__ u16 narrow(float v) { return fp16_of(v); }
 };
 
 typedef Kind<DTYPE>::Value Value;
@@ -34,9 +28,6 @@ __device__ __forceinline__ Value narrow(float v) { return Kind<DTYPE>::narrow(v)
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
-__device__ __forceinline__ float exp2_fast(float v) {
-  float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r;
-}
 __device__ __forceinline__ float sigmoid(float v) {
   return __fdividef(1.f, 1.f + exp2_fast(-v * LOG2E));
 }

@@ -10,6 +10,7 @@ from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.residual import ResMambaBlock
 from muse.head.scan import cuda as cuda_scan
 from muse.head.scan import cuda_block
+from muse.head.scan.grid import in_chunks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
 
@@ -72,6 +73,26 @@ def test_output_and_all_gradients_are_those_of_float64(
     assert is_close(y, wanted, TOLERANCE[dtype])
     for name, found, right in zip(NAMES, found_gradients, wanted_gradients, strict=True):
         assert is_close(found, right, TOLERANCE[dtype]), name
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("num_states", [8, 16, 32, 64])
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_chunks_make_no_difference(
+    number: int, num_states: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for num_chunks in (1, number):
+        monkeypatch.setattr(
+            cuda_scan, "chunks_of", lambda shape, *_, n=num_chunks: in_chunks(shape.tiles, n)
+        )
+        own = [t.requires_grad_() for t in inputs_of((2, 3, 230, 72), num_states, dtype)]
+        y = cuda_scan.selective_scan(
+            *own, reversed_X=(False, True), length_B=torch.tensor([230, 0, 100])
+        )
+        results.append([y, *torch.autograd.grad(y.square().sum(), own)])
+    for wanted, found in zip(*results, strict=True):
+        assert is_close(found, wanted.double(), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("length", [3_000, 100_000])

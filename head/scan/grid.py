@@ -1,0 +1,78 @@
+"""How a scan is divided over a GPU: blocks of channels, tiles of tokens, chunks of a sequence.
+
+Where all blocks of channels together do not fill a GPU, sequences are cut into chunks that are
+scanned at once (ADR 0045). Knows nothing of kernels: these follow the numbers given here.
+"""
+
+# Legend: X directions, B videos, L tokens, E inner width, N state size.
+
+import ctypes
+from typing import NamedTuple
+
+from torch import Tensor
+
+# As the source decides them by the state size: channels and threads of a block, tokens of a tile.
+CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
+THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
+TILE = {8: 32, 16: 32, 32: 32, 64: 16}
+_RESIDENT_THREADS = 512  # of a multiprocessor in the gradient, as the source asks for
+# Chosen, not measured. Chunks are walked twice, once by a shorter kernel, and joined in between:
+# two chunks gain little, and chunks of few tiles pay more for beginning than for scanning.
+_MIN_CHUNKS, _MIN_TILES = 3, 4
+
+
+class Shape(ctypes.Structure):
+    """Of a scan, as the kernels take it."""
+
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in ("directions", "videos", "length", "width", "tiles", "blocks", "reversed")
+    ]
+
+    @property
+    def num_blocks(self) -> int:
+        """Of channels, of all sequences."""
+        return int(self.directions * self.videos * self.blocks)
+
+
+class Chunks(NamedTuple):
+    """Of each sequence, in the order in which it is walked."""
+
+    number: int
+    tiles: int
+    """Of a chunk; the last may have fewer."""
+
+
+def shape_of(u: Tensor, A: Tensor, directions: int) -> Shape:
+    """Of a scan.
+
+    Args:
+        u: (X, B, L, E).
+        A: (X, E, N).
+        directions: Of `muse.head.scan.cuda.bits_of`.
+    """
+    num_directions, num_videos, length, width = u.shape
+    tile, channels = TILE[int(A.shape[-1])], CHANNELS[int(A.shape[-1])]
+    return Shape(
+        num_directions, num_videos, length, width, -(-length // tile), -(-width // channels),
+        directions,
+    )  # fmt: skip
+
+
+def chunks_of(shape: Shape, num_states: int, num_multiprocessors: int) -> Chunks:
+    """As many as fill a GPU; one where the blocks of channels come near to that.
+
+    Args:
+        shape: Of the scan.
+        num_states: N.
+        num_multiprocessors: Of the GPU.
+    """
+    resident = num_multiprocessors * (_RESIDENT_THREADS // THREADS[num_states])
+    number = min(resident // max(1, shape.num_blocks), shape.tiles // _MIN_TILES)
+    return in_chunks(shape.tiles, number if number >= _MIN_CHUNKS else 1)
+
+
+def in_chunks(num_tiles: int, number: int) -> Chunks:
+    """That many chunks of equally many tiles; fewer where so many would leave one empty."""
+    tiles = max(1, -(-num_tiles // number))
+    return Chunks(max(1, -(-num_tiles // tiles)), tiles)
