@@ -11,8 +11,6 @@ with. Knows nothing of the block around the scan.
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,22 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from muse.errors import UsageError
-from muse.head.scan.grid import THREADS, TILE, Chunks, Shape, chunks_of, shape_of
-from muse.pipeline.kernels.cuda_kernels import (
-    DTYPES,
-    Kernel,
-    compile_kernels,
-    num_multiprocessors,
+from muse.head.scan.grid import (
+    THREADS,
+    TILE,
+    Chunks,
+    Shape,
+    chunks_of,
+    shape_of,
+    videos_at_once,
 )
+from muse.head.scan.scan_kernels import kernels_for, stride_of
+from muse.pipeline.kernels.cuda_kernels import DTYPES, num_multiprocessors
 from muse.pipeline.kernels.cuda_kernels import why_unavailable as why_unavailable
 from muse.pipeline.kernels.operator import operator
 
-_HERE = Path(__file__).parent
 MAX_STATES = 64
-
-
-class _Stride(ctypes.Structure):
-    _fields_ = [("x", ctypes.c_longlong), ("b", ctypes.c_longlong), ("l", ctypes.c_int)]
 
 
 def padded_states(num_states: int) -> int:
@@ -121,7 +118,9 @@ def scan_forward(
     y, states = _empty_outputs(u, A, keeps_states)
     if y.numel():
         begins = _begins((u, delta, B), (A, bias), lengths, shape, chunks, is_backward=False)
-        (kernel,) = _kernels_for("scan_forward", (u, delta, B, C, y), (A, D, bias), chunks)
+        (kernel,) = kernels_for(
+            "scan_forward", (u, delta, B, C, y), (A, D, bias), is_chunked=chunks.number > 1
+        )
         kernel(
             u, delta, A, B, C, D, bias, lengths, y, states if keeps_states else None, shape,
             *(stride_of(tensor) for tensor in (u, delta, B, C, y)), *begins,
@@ -153,14 +152,39 @@ def scan_backward(
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u and delta; of A, D and the bias by video; of B and C beside each other."""
-    shape = shape_of(u, A, directions)
-    chunks = chunks_of(shape, A.shape[-1], num_multiprocessors(u.device))
     if not dy.numel():
         return tuple(tensor.zero_() for tensor in _empty_gradients(u, A))  # type: ignore[return-value]
+    number = videos_at_once(shape_of(u, A, directions), A.shape[-1])
+    parts = []
+    for first in range(0, u.shape[1], number):
+        at = slice(first, first + number)
+        its = [tensor[:, at] for tensor in (dy, states, u, delta, B, C)]
+        its[1] = its[1].contiguous()  # as kernels expect it
+        own_lengths = None if lengths is None else lengths[at]
+        parts.append(_gradients(its, (A, D, bias), own_lengths, directions))
+    return tuple(map(_beside, zip(*parts, strict=True), (1, 1, 1, 2, 1)))  # type: ignore[return-value]
+
+
+def _beside(tensors: tuple[Tensor, ...], axis: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, axis)
+
+
+def _gradients(
+    tensors: Sequence[Tensor],
+    constants: tuple[Tensor, Tensor, Tensor],
+    lengths: Tensor | None,
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of videos whose sums over channels fit into memory beside each other."""
+    (dy, states, u, delta, B, C), (A, D, bias) = tensors, constants
+    shape = shape_of(u, A, directions)
+    chunks = chunks_of(shape, A.shape[-1], num_multiprocessors(u.device))
     du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)
     dA_XBKEN, dD_bias_2XBKE, dBC_XBLCN = _empty_parts(u, A, shape, chunks)
     begins = _begins((dy, delta, C), (A, bias), lengths, shape, chunks, is_backward=True)
-    (kernel,) = _kernels_for("scan_backward", (u, delta, B, C, dy), (A, D, bias), chunks)
+    (kernel,) = kernels_for(
+        "scan_backward", (u, delta, B, C, dy), (A, D, bias), is_chunked=chunks.number > 1
+    )
     kernel(
         u, delta, A, B, C, D, bias, lengths, dy, states, du, ddelta, dA_XBKEN, dBC_XBLCN,
         dD_bias_2XBKE[0], dD_bias_2XBKE[1], shape,
@@ -257,8 +281,9 @@ def _begins(
     (values, delta, projection), (A, bias) = walked, constants
     begins = values.new_empty((*values.shape[:2], chunks.number, *A.shape[1:]), dtype=torch.float32)
     steps = begins.new_empty(begins.shape[:-1])
-    kernels = _kernels_for("scan_chunks", walked, constants, chunks, BACKWARD=int(is_backward))
-    walk, join = kernels
+    walk, join = kernels_for(
+        "scan_chunks", walked, constants, is_chunked=True, BACKWARD=int(is_backward)
+    )
     tiles = ctypes.c_int(chunks.tiles)
     walk(
         values, delta, A, projection, bias, lengths, begins, steps, shape,
@@ -293,43 +318,3 @@ def bits_of(reversed_X: Sequence[bool]) -> int:
 def row_major(tensor_XBLC: Tensor) -> Tensor:
     """The last axis contiguous; the others may lie as they do, repeated ones too."""
     return tensor_XBLC if tensor_XBLC.stride(-1) == 1 else tensor_XBLC.contiguous()
-
-
-def stride_of(tensor_XBLC: Tensor) -> _Stride:
-    """Of the first three axes, in elements."""
-    return _Stride(*tensor_XBLC.stride()[:3])
-
-
-_NAMES = {
-    "scan_forward": ("scan_forward",),
-    "scan_backward": ("scan_backward",),
-    "scan_chunks": ("walk_chunks", "join_chunks"),
-}
-
-
-def _kernels_for(
-    source: str,
-    tensors: Sequence[Tensor],
-    constants: Sequence[Tensor],
-    chunks: Chunks,
-    **macros: int,
-) -> tuple[Kernel, ...]:
-    """Compiled for their dtype, and for eight channels at a time where all lie so."""
-    u, num_states = tensors[0], constants[0].shape[-1]
-    is_aligned = (
-        u.shape[-1] % 8 == 0
-        and all(tensor.data_ptr() % 16 == 0 for tensor in (*tensors, *constants))
-        and all(stride % 8 == 0 for tensor in tensors for stride in tensor.stride()[:3])
-    )
-    if chunks.number > 1:
-        macros["CHUNKED"] = 1
-    by_name = {"N_STATE": num_states, "DTYPE": DTYPES[u.dtype], "ALIGNED": int(is_aligned)}
-    return _kernels(source, tuple((by_name | macros).items()), u.device)
-
-
-@cache
-def _kernels(
-    source: str, macros: tuple[tuple[str, int], ...], device: torch.device
-) -> tuple[Kernel, ...]:
-    sources = [_HERE / file for file in ("scan_tile.cuh", f"{source}.cu")]
-    return compile_kernels(sources, _NAMES[source], dict(macros), device)

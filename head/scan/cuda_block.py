@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.head.scan.cuda import row_major, stride_of
+from muse.head.scan.cuda import row_major
+from muse.head.scan.scan_kernels import stride_of
 from muse.pipeline.kernels.cuda_kernels import DTYPES, Kernel, compile_kernels
 from muse.pipeline.kernels.operator import operator
 

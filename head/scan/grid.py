@@ -19,6 +19,7 @@ _RESIDENT_THREADS = 512  # of a multiprocessor in the gradient, as the source as
 # Chosen, not measured. Chunks are walked twice, once by a shorter kernel, and joined in between:
 # two chunks gain little, and chunks of few tiles pay more for beginning than for scanning.
 _MIN_CHUNKS, _MIN_TILES = 3, 4
+_MOST_BYTES_OF_SUMS = 1 << 31  # five videos of 3,060 tokens, 1,024 channels and 64 states
 
 
 class Shape(ctypes.Structure):
@@ -70,6 +71,19 @@ def chunks_of(shape: Shape, num_states: int, num_multiprocessors: int) -> Chunks
     resident = num_multiprocessors * (_RESIDENT_THREADS // THREADS[num_states])
     number = min(resident // max(1, shape.num_blocks), shape.tiles // _MIN_TILES)
     return in_chunks(shape.tiles, number if number >= _MIN_CHUNKS else 1)
+
+
+def videos_at_once(shape: Shape, num_states: int) -> int:
+    """Videos whose gradient is made at once: each block has its own sums of B's and C's gradients.
+
+    With few channels to a block (64 states: eight) these take more memory than all else.
+
+    Args:
+        shape: Of the scan.
+        num_states: N.
+    """
+    of_video = shape.directions * shape.length * shape.blocks * 2 * num_states * 4  # float32
+    return int(max(1, _MOST_BYTES_OF_SUMS // max(1, of_video)))
 
 
 def in_chunks(num_tiles: int, number: int) -> Chunks:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from muse.head.scan.grid import TILE, Chunks, chunks_of, in_chunks, shape_of
+from muse.head.scan.grid import TILE, Chunks, chunks_of, in_chunks, shape_of, videos_at_once
 
 H200 = 132  # multiprocessors
 
@@ -44,3 +44,18 @@ def test_chunks_are_all_tiles_and_none_is_empty() -> None:
             found = in_chunks(num_tiles, number)
             assert found.number <= number
             assert (found.number - 1) * found.tiles < num_tiles <= found.number * found.tiles
+
+
+@pytest.mark.parametrize(
+    ("num_states", "length", "videos"),
+    [
+        (64, 3_060, 5),  # of 401 MB each: 2 directions, 3,060 tokens, 128 blocks, 128 sums
+        (16, 3_060, 171),  # an eighth of the blocks, a quarter of the sums
+        (64, 1_000_000, 1),
+    ],
+)
+def test_sums_of_the_videos_at_once_take_two_gigabytes(
+    num_states: int, length: int, videos: int
+) -> None:
+    u, A = torch.empty(2, 999, length, 1024, device="meta"), torch.empty(2, 1024, num_states)
+    assert videos_at_once(shape_of(u, A, 2), num_states) == videos

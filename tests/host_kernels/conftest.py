@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.host_kernels.host_build import HostBuild
 
-from muse.head.scan import cuda, cuda_block
+from muse.head.scan import cuda_block, scan_kernels
 from muse.pipeline.kernels import quick_gelu, row_norm
 
-_CACHES = (cuda._kernels, cuda_block._compiled, row_norm._compiled, quick_gelu._kernels)
+_CACHES = (scan_kernels._kernels, cuda_block._compiled, row_norm._compiled, quick_gelu._kernels)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def host_build(tmp_path_factory: pytest.TempPathFactory) -> HostBuild:
 @pytest.fixture
 def host_kernels(host_build: HostBuild, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostBuild]:
     """The operators of all kernels take CPU tensors."""
-    for module in (cuda, cuda_block, row_norm, quick_gelu):
+    for module in (scan_kernels, cuda_block, row_norm, quick_gelu):
         monkeypatch.setattr(module, "compile_kernels", host_build.compile_kernels)
     _forget_kernels()
     yield host_build

@@ -60,6 +60,23 @@ def test_a_chunk_of_all_tiles_gives_the_same_bits_as_none(
     assert all(map(torch.equal, all_of(lengths, num_states, dtype), unchunked))
 
 
+@pytest.mark.parametrize("num_states", [16, 64])
+@pytest.mark.parametrize("lengths", [None, [70, 33]])
+def test_videos_that_are_done_one_by_one_give_the_same_bits(
+    lengths: list[int] | None, num_states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = all_of(lengths, num_states, torch.bfloat16)
+    asked = []
+
+    def one(shape: Shape, _: int) -> int:
+        asked.append(shape.videos)
+        return 1
+
+    monkeypatch.setattr(cuda_scan, "videos_at_once", one)
+    assert all(map(torch.equal, all_of(lengths, num_states, torch.bfloat16), together))
+    assert asked == [2]
+
+
 @pytest.mark.parametrize("width", [40, 13])
 def test_every_element_is_written(
     width: int, force: Force, monkeypatch: pytest.MonkeyPatch
