@@ -12,11 +12,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from muse.errors import MuseError, WorkerError
 from muse.pipeline.encoders.setting import EncoderSetting
+from muse.pipeline.ray_decoding import RETRIES
 from muse.pipeline.ray_workers import EncodeActor
 
 logger = logging.getLogger(__name__)
-
-RETRIES = 3  # of a task or actor whose worker or node died
 
 
 class ActorLostError(WorkerError):

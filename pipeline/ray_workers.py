@@ -1,4 +1,4 @@
-"""What runs in Ray's workers: a video's decode as a task, an encoder as an actor.
+"""What runs on Ray beside decoding: an encoder as an actor.
 
 Names are what ``ps`` shows of them. Knows nothing of a run: `muse.pipeline.schedule_ray` drives it.
 """
@@ -6,44 +6,24 @@ Names are what ``ps`` shows of them. Knows nothing of a run: `muse.pipeline.sche
 import contextlib
 import dataclasses
 import logging
-import os
-import platform
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden
 from muse.pipeline.plan import CaptionShard, VideoShard
+from muse.pipeline.ray_decoding import DecodeGroup, process_name
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
 from muse.pipeline.speed.report import DeviceRates
 from muse.pipeline.speed.spans import Measured, Span, Stopwatch
-from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
 if TYPE_CHECKING:
     from muse.pipeline.encoded_shard import EncodedShard, EncodedVideos
     from muse.pipeline.shards import ShardEncoder
-
-_decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kept between tasks
-
-
-def decode_video(task: DecodeTask, limits: DecodeLimits) -> Decoded:
-    """A video in a decoding process of this worker."""
-    decoder = _decoders.get(limits)
-    if decoder is None:
-        decoder = _decoders[limits] = IsolatedDecoder(limits)
-    return timed_decode(decoder, task, worker=f"decoder {_process()}")
-
-
-def _process() -> str:
-    """Of this worker, among all of a cluster."""
-    return f"{platform.node()}:{os.getpid()}"
 
 
 class EncodeActor:
@@ -87,10 +67,10 @@ class EncodeActor:
         self._encoding.submit(self._ready, location).result()
 
     def encode_videos(
-        self, location: str, shard: VideoShard, references: list[Any]
+        self, location: str, shard: VideoShard, groups: list[DecodeGroup]
     ) -> tuple[Measured, Receipt]:
         """Gets the clips, encodes and commits them."""
-        encoding = self._encoding.submit(self._encoded, location, shard, references)
+        encoding = self._encoding.submit(self._encoded, location, shard, groups)
         spans, encoded = encoding.result()
         measured, receipt = self._written(encoded)
         return dataclasses.replace(measured, spans=(*spans, *measured.spans)), receipt
@@ -101,14 +81,11 @@ class EncodeActor:
         return self._written(encoding.result())
 
     def _encoded(
-        self, location: str, shard: VideoShard, references: list[Any]
+        self, location: str, shard: VideoShard, groups: list[DecodeGroup]
     ) -> "tuple[tuple[Span, ...], EncodedVideos]":
         """What led to the clips of a shard, and the encoded shard."""
         watch = Stopwatch()
-        decoded = [
-            _decoded_of(video, reference)
-            for (_, video), reference in zip(shard.to_decode, references, strict=True)
-        ]
+        decoded = [each for group in groups for each in group.decoded()]
         wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
         clips = [each.clip for each in decoded]
         encoder = self._ready(location)
@@ -157,19 +134,4 @@ class _Remarks(logging.Handler):
 
 
 def _encoder_name() -> str:
-    return f"encoder {_process()}"
-
-
-def _decoded_of(video: VideoRef, reference: Any) -> Decoded:
-    """The decoded clip; a worker that died in every try is the failure of its video.
-
-    Nothing else is: a node without libav or a full object store must not mark videos as broken.
-    """
-    try:
-        decoded: Decoded = ray.get(reference)
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        words = " ".join(str(error).split())[:200]
-        reason = "out_of_memory" if isinstance(error, OutOfMemoryError) else "crashed"
-        message = f"{video.path}: {words}"
-        return Decoded(clip=decode_failure(video, reason=reason, message=message))
-    return decoded
+    return f"encoder {process_name()}"

@@ -21,8 +21,8 @@ from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.header import EncoderInfo, Golden, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
-from muse.pipeline.ray_encoders import RETRIES, ActorLostError, RayEncoders, result_of
-from muse.pipeline.ray_workers import decode_video
+from muse.pipeline.ray_decoding import RETRIES, DecodeGroup, GroupSize
+from muse.pipeline.ray_encoders import ActorLostError, RayEncoders, result_of
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import VideoRef
 from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
@@ -69,6 +69,7 @@ class RayEngine:
         follows_gpus = on_gpu and workers.num_encoders is None
         self._encoders = RayEncoders(setting, num_actors=num_actors, follows_gpus=follows_gpus)
         self._limits = workers.limits
+        self._group_size = GroupSize()
         self._num_cpus = int(ray.cluster_resources().get("CPU", 1))
         self._next_look = time.monotonic() + _LOOK_SECONDS
         self._encoder_seen = time.monotonic()
@@ -137,7 +138,9 @@ class RayEngine:
             for actor in self._actors:
                 while todo and _load_of(actor, in_flight.values()) < most:
                     shard = todo.popleft()
-                    in_flight[work.submit(shard, actor)] = (shard, actor)
+                    num_videos = most * shard_size * len(self._actors)
+                    size = self._group_size.of(num_videos, num_cpus=self._num_cpus)
+                    in_flight[work.submit(shard, actor, size)] = (shard, actor)
             ready = _first_of(list(in_flight))
             yield Tick(num_decoded=work.num_decoded())
             for reference in ready:
@@ -157,6 +160,7 @@ class RayEngine:
                     num_lost = 0
                     for remark in measured.remarks:
                         logger.warning("%s", remark)
+                    self._group_size.saw(measured.spans)
                     yield measured
                     yield receipt
 
@@ -215,26 +219,29 @@ class _Submission:
         self._location = location
         self._tasks_of = tasks_of
         self._limits = limits
-        self._decode = ray.remote(num_cpus=1, max_retries=RETRIES)(decode_video)
-        self._pending: list[Any] = []
+        self._pending: dict[Any, int] = {}  # reference of clips -> how many
         self._num_decoded = 0
 
-    def submit(self, shard: VideoShard | CaptionShard, actor: Any) -> Any:
+    def submit(self, shard: VideoShard | CaptionShard, actor: Any, group_size: int) -> Any:
         """The reference of the shard's report."""
         if isinstance(shard, CaptionShard):
             return actor.encode_captions.remote(self._location, shard)
         tasks = self._tasks_of(shard)
-        clips = [self._decode.remote(task, self._limits) for task in tasks]
-        self._pending += clips
-        return actor.encode_videos.remote(self._location, shard, clips)
+        groups = [
+            DecodeGroup.submitted(tasks[first : first + group_size], self._limits)
+            for first in range(0, len(tasks), group_size)
+        ]
+        self._pending |= {group.reference: len(group.tasks) for group in groups}
+        return actor.encode_videos.remote(self._location, shard, groups)
 
     def num_decoded(self) -> int:
         """Videos decoded so far."""
         if self._pending:
-            ready, self._pending = ray.wait(
-                self._pending, num_returns=len(self._pending), timeout=0, fetch_local=False
+            references = list(self._pending)
+            ready, _ = ray.wait(
+                references, num_returns=len(references), timeout=0, fetch_local=False
             )
-            self._num_decoded += len(ready)
+            self._num_decoded += sum(self._pending.pop(reference) for reference in ready)
         return self._num_decoded
 
 
