@@ -41,12 +41,13 @@ from muse.pipeline.redo import FailureLimit, RedoRules, reopened_receipts
 from muse.pipeline.run_record import package_versions, write_failures, write_run_record
 from muse.pipeline.schedule import Engine, Tick, Workers, available_cpus
 from muse.pipeline.schedule_local import LocalEngine
+from muse.pipeline.sole_writer import existing_store, only_writer
 from muse.pipeline.speed.report import SpeedReport, SpeedTally
 from muse.pipeline.speed.spans import Measured
 from muse.pipeline.speed.trace import TraceLog, traced
-from muse.pipeline.storage.files import Storage, WriteLock, open_storage
-from muse.pipeline.store import HEADER_FILE, StoreCounts
-from muse.pipeline.store_writer import StoreWriter, require_free, writing
+from muse.pipeline.storage.files import Storage, WriteLock
+from muse.pipeline.store import StoreCounts
+from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 
 EngineName = Literal["ray", "local"]
@@ -181,24 +182,6 @@ def extract(
 
 
 @contextmanager
-def only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
-    """The files of a store, there or to be made, with every other run kept out.
-
-    Raises:
-        StoreError: If another run is writing to it, or something else is in its place.
-    """
-    storage = open_storage(out)
-    if storage.size(HEADER_FILE) is None:
-        require_free(storage)  # before a lock lies in a folder of others, or a .partial is removed
-    with writing(storage.location):
-        storage.create()
-    with storage.lock() as lock:
-        with writing(storage.location):
-            storage.remove_partials()
-        yield storage, lock
-
-
-@contextmanager
 def _failures_listed(storage: Storage) -> Iterator[None]:
     """``failures.jsonl`` is up to date afterwards, also where too many failures ended the run."""
     try:
@@ -207,11 +190,6 @@ def _failures_listed(storage: Storage) -> Iterator[None]:
         write_failures(ZarrStore.open(storage.location))
         raise
     write_failures(ZarrStore.open(storage.location))
-
-
-def existing_store(storage: Storage) -> ZarrStore | None:
-    """The store that a run goes on with, or None if it makes a new one."""
-    return ZarrStore.open(storage.location) if storage.size(HEADER_FILE) is not None else None
 
 
 def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None) -> ListedRows:
@@ -262,7 +240,8 @@ def _bring_up(
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
     lock.check()  # weights may have taken minutes to load
-    require_space_of_run(config, rows, storage, existing_store(storage), info)
+    store = existing_store(storage)
+    require_space_of_run(config, rows, storage, store, info)
     header = header_of(
         rows,
         encoder=info,
@@ -275,10 +254,10 @@ def _bring_up(
         golden=golden,
         versions=package_versions(),
     )
-    if storage.size(HEADER_FILE) is None:
+    if store is None:
         StoreWriter.create(storage.location, header, rows)
         return
-    writer, found = StoreWriter.open(storage.location), ZarrStore.open(storage.location).header
+    writer, found = StoreWriter.open(storage.location), store.header
     require_same_encoder(found.encoder, info, what=storage.location)
     if found.golden is not None:
         require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)
