@@ -7,7 +7,7 @@ video, H and W pixels, K tokens per frame (1 + P, class token first), D width of
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -159,6 +159,8 @@ class Clip:
     """(T', S, S, 3) RGB, the frames larger than the encoder's input, where they were asked for."""
     frame_pictures: tuple[bytes, ...] = ()
     """A JPEG file of each of these squares, T' of them, where they were asked for."""
+    whole_frames: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """Some of the frames as they were decoded, (H, W, 3) RGB by their place, where asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

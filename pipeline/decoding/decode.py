@@ -44,6 +44,7 @@ def decode_clip(
     thumbnail_side: int = 0,
     frame_views: tuple[str, ...] = (),
     leaves_resize: bool = False,
+    keeps_whole: bool = False,
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -57,6 +58,7 @@ def decode_clip(
         frame_views: Of `muse.pipeline.views.FRAME_VIEWS`, which the clip then has too.
         leaves_resize: Whether frames may come as what their resize reads, where that is little
             more than its result (`Clip.unresized_from`).
+        keeps_whole: Whether the clip has two of its frames whole, too.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -64,7 +66,7 @@ def decode_clip(
     path = existing_file(video)
     timeline = read_timeline(path)
     require_at_most(max_duration_seconds, timeline, path)
-    settings = (sampling, preprocessing, thumbnail_side, frame_views, leaves_resize)
+    settings = (sampling, preprocessing, thumbnail_side, frame_views, leaves_resize, keeps_whole)
     try:
         return _sampled(video, path, timeline, *settings)
     except LateStartError as late:
@@ -80,12 +82,16 @@ def _sampled(
     thumbnail_side: int,
     frame_views: tuple[str, ...],
     leaves_resize: bool,
+    keeps_whole: bool,
 ) -> Clip:
     wanted = frames_to_take(timeline, sampling, video.window, path=path)
     taken = set(wanted.tolist())
     inputs = InputFrames(preprocessing, leaves_resize=leaves_resize)
     thumbnails: dict[int, bytes] = {}
     squares: dict[int, NDArray[np.uint8]] = {}
+    whole: dict[int, NDArray[np.uint8]] = {}
+    places_whole = _places_kept_whole(len(wanted)) if keeps_whole else ()
+    indices_whole = {int(wanted[place]) for place in places_whole}
     converter = VideoReformatter()  # one for all frames: it is made for a size and format
     # Some come twice, where what the container says proves false.
     for index, frame in wanted_frames(path, timeline, frames_to_walk(wanted, video.window)):
@@ -96,15 +102,23 @@ def _sampled(
                 thumbnails[index] = thumbnail_of(picture_HWC, side=thumbnail_side)
             if frame_views:
                 squares[index] = square_of(picture_HWC, preprocessing)
+            if index in indices_whole:
+                whole[index] = picture_HWC
     frames_THWC, unresized_from = inputs.stacked(wanted.tolist())
     return Clip(
         video_id=video.video_id,
         frames_THWC=frames_THWC,
         unresized_from=unresized_from,
         pts_seconds_T=timeline.seconds[wanted],
+        whole_frames={place: whole[int(wanted[place])] for place in places_whole},
         thumbnails=tuple(thumbnails[index] for index in wanted.tolist() if thumbnail_side),
         **squares_as(frame_views, [squares[i] for i in wanted.tolist() if frame_views]),
     )
+
+
+def _places_kept_whole(num_frames: int) -> list[int]:
+    """The middles of both halves: a video's first frame is often black."""
+    return sorted({num_frames // 4, 3 * num_frames // 4})
 
 
 def read_timeline(path: Path) -> Timeline:

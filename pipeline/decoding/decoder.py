@@ -65,6 +65,8 @@ class DecodeTask:
     """Views of frames that the clip shall have."""
     leaves_resize: bool = False
     """Whether the clip may have frames that are yet to be resized (`decode_clip`)."""
+    keeps_whole: bool = False
+    """Whether the clip shall have some of its frames whole, too (`Clip.whole_frames`)."""
     max_duration_seconds: float | None = None
     """`IsolatedDecoder` fills in its own limit."""
 
@@ -93,6 +95,7 @@ def _attempt(task: DecodeTask) -> Clip | Failure:
             thumbnail_side=task.thumbnail_side,
             frame_views=task.frame_views,
             leaves_resize=task.leaves_resize,
+            keeps_whole=task.keeps_whole,
         )
     except MemoryError:
         raise
