@@ -27,6 +27,7 @@ from muse.pipeline.listing import (
     rows_of_new_store,
     sorted_listing,
 )
+from muse.pipeline.parity import certified
 from muse.pipeline.plan import (
     header_of,
     pending_caption_shards,
@@ -148,6 +149,7 @@ def extract(
     Raises:
         ManifestError: If the listing is empty or has an id twice.
         EncoderError: If the encoder can't be built.
+        ParityError: If the features of a new store would be too far from the library's.
         IncompatibleStoreError: If the store was made with other settings, for another listing, or
             the encoder no longer gives what it gave.
         StoreError: If the store can't be read or written, or another run is writing to it.
@@ -239,9 +241,11 @@ def _bring_up(
 ) -> None:
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
-    lock.check()  # weights may have taken minutes to load
     store = existing_store(storage)
     require_space_of_run(config, rows, storage, store, info)
+    # Of an existing store it would tell of rows that it has not seen: its own stays.
+    parity = certified(engine, rows, config) if store is None else store.header.parity
+    lock.check()  # weights may have taken minutes to load
     header = header_of(
         rows,
         encoder=info,
@@ -252,6 +256,7 @@ def _bring_up(
         text_length=config.text_length,
         thumbnail_side=config.thumbnail_side,
         golden=golden,
+        parity=parity,
         versions=package_versions(),
     )
     if store is None:

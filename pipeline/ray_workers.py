@@ -13,10 +13,10 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden
+from muse.pipeline.header import EncoderInfo, Golden, Parity
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
+from muse.pipeline.records import Clip, VideoRef
 from muse.pipeline.speed.report import DeviceRates
 from muse.pipeline.speed.spans import Measured, Stopwatch
 from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
@@ -60,6 +60,10 @@ class EncodeActor:
         """What the encoder makes of the built-in clip and caption."""
         return self._built().golden
 
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """How far the features of some clips are from those of the encoder's library."""
+        return self._built().parity(clips, num_frames=num_frames)
+
     def resizes(self) -> bool:
         """Whether clips may come unresized."""
         return self._built().resizes
@@ -78,7 +82,7 @@ class EncodeActor:
         """Gets the clips, encodes and commits them."""
         watch = Stopwatch()
         decoded = [
-            _decoded_of(video, reference)
+            decoded_of(video, reference)
             for (_, video), reference in zip(shard.to_decode, references, strict=True)
         ]
         wait = watch.span("wait", _encoder_name(), what=f"shard {shard.index}")
@@ -116,7 +120,7 @@ def _encoder_name() -> str:
     return f"encoder {_process()}"
 
 
-def _decoded_of(video: VideoRef, reference: Any) -> Decoded:
+def decoded_of(video: VideoRef, reference: Any) -> Decoded:
     """The decoded clip; a worker that died in every try is the failure of its video.
 
     Nothing else is: a node without libav or a full object store must not mark videos as broken.

@@ -127,6 +127,7 @@ class _Reencoding:
             encoder=encoder.info,
             views=("tokens",),
             golden=encoder.golden,
+            parity=None,  # the source's, and of other weights
             versions=package_versions(),
             files={},
         )

@@ -10,10 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from muse.pipeline.decoding.decoder import DecodeTask, IsolatedDecoder
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.schedule import (
+    Tick,
+    Workers,
+    available_cpus,
+    decode_tasks,
+    sample_tasks,
+    shards_in_flight,
+)
 from muse.pipeline.shards import ShardEncoder
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured, Stopwatch
@@ -52,6 +60,20 @@ class LocalEngine:
     def golden(self) -> Golden:
         """Of the encoder in this process."""
         return self._shard_encoder.golden
+
+    def sample(self, videos: Sequence[VideoRef], *, sampling: Sampling) -> list[Clip | Failure]:
+        """By the decoders that the run will have."""
+        tasks = sample_tasks(
+            videos,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=self._shard_encoder.resizes,
+        )
+        return [decoded.clip for decoded in self._threads.map(self._timed, tasks)]
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """Of the encoder in this process."""
+        return self._shard_encoder.parity(clips, num_frames=num_frames)
 
     def run(
         self,
@@ -107,12 +129,15 @@ class LocalEngine:
         yield receipt
 
     def _decode(self, task: DecodeTask) -> Decoded:
+        decoded = self._timed(task)
+        self._num_decoded += 1  # a lost count would only blur the progress line
+        return decoded
+
+    def _timed(self, task: DecodeTask) -> Decoded:
         decoder: IsolatedDecoder | None = getattr(self._per_thread, "decoder", None)
         if decoder is None:
             decoder = IsolatedDecoder(self._workers.limits)
             self._per_thread.decoder = decoder
             self._per_thread.worker = f"decoder {next(self._numbers)}"
             self._decoders.append(decoder)
-        decoded = timed_decode(decoder, task, worker=self._per_thread.worker)
-        self._num_decoded += 1  # a lost count would only blur the progress line
-        return decoded
+        return timed_decode(decoder, task, worker=self._per_thread.worker)

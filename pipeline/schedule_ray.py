@@ -19,12 +19,20 @@ import ray
 from muse.errors import EncoderError, UsageError, WorkerError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.ray_encoders import RETRIES, ActorLostError, RayEncoders, result_of
-from muse.pipeline.ray_workers import decode_video
+from muse.pipeline.ray_workers import decode_video, decoded_of
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.schedule import (
+    Tick,
+    Workers,
+    available_cpus,
+    decode_tasks,
+    sample_tasks,
+    shards_in_flight,
+)
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
@@ -98,6 +106,24 @@ class RayEngine:
         """Of the first actor's encoder; every actor compares its own when it opens a store."""
         golden: Golden = result_of(self._actors[0].golden.remote())
         return golden
+
+    def sample(self, videos: Sequence[VideoRef], *, sampling: Sampling) -> list[Clip | Failure]:
+        """By decoding tasks as those of the run."""
+        tasks = sample_tasks(
+            videos,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=result_of(self._actors[0].resizes.remote()),
+        )
+        decode = _remote_decode()
+        references = [decode.remote(task, self._limits) for task in tasks]
+        pairs = zip(videos, references, strict=True)
+        return [decoded_of(video, reference).clip for video, reference in pairs]
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """Of the first actor's encoder; the others are held to its golden vector."""
+        parity: Parity = result_of(self._actors[0].parity.remote(clips, num_frames=num_frames))
+        return parity
 
     def run(
         self,
@@ -190,6 +216,10 @@ def _first_of(reports: list[Any]) -> list[Any]:
     return list(ready)
 
 
+def _remote_decode() -> Any:
+    return ray.remote(num_cpus=1, max_retries=RETRIES)(decode_video)
+
+
 class _Submission:
     """Submits shards and counts what is decoded."""
 
@@ -203,7 +233,7 @@ class _Submission:
         self._location = location
         self._tasks_of = tasks_of
         self._limits = limits
-        self._decode = ray.remote(num_cpus=1, max_retries=RETRIES)(decode_video)
+        self._decode = _remote_decode()
         self._pending: list[Any] = []
         self._num_decoded = 0
 
