@@ -87,7 +87,8 @@ def _asked(context: typer.Context, out: Path) -> "AskedTraining":
 
 def _run(asked: "AskedTraining", run: "PlannedRun", *, split: str, place: str) -> "Outcome":
     """One run, with its progress and a line on how it ended."""
-    from muse.cli.progress import TrainReporter, interruptible
+    from muse.cli.interruption import interruptible
+    from muse.cli.progress import TrainReporter
     from muse.cli.report import print_progress
     from muse.head.ablation import run_planned
 

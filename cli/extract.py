@@ -212,8 +212,9 @@ def extract(
 ) -> None:
     """Decode videos, encode frames and captions, and cache them in a feature store."""
     from muse.cli.forecast import RunForecast
+    from muse.cli.interruption import interruptible
     from muse.cli.preset import AskedSettings, settings_of
-    from muse.cli.progress import ExtractReporter, interruptible
+    from muse.cli.progress import ExtractReporter
     from muse.pipeline.decoding.decoder import DecodeLimits
     from muse.pipeline.encoders.base import absolute_spec
     from muse.pipeline.extract import ExtractConfig

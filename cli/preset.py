@@ -131,7 +131,7 @@ def _flags(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _store_at(out: str) -> "ZarrStore | None":
     """The store that a run goes on with; None if it makes a new one."""
-    from muse.pipeline.extract import existing_store
+    from muse.pipeline.sole_writer import existing_store
     from muse.pipeline.storage.files import open_storage
 
     return existing_store(open_storage(out))

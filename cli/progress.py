@@ -2,22 +2,17 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from muse.cli.report import (
     duration_text,
-    print_error,
     print_json_line,
     print_line,
     print_progress,
     print_warning,
-    results_alone,
     stderr_console,
 )
 from muse.cli.speed import print_speed, shares_text, speed_json
@@ -31,20 +26,8 @@ if TYPE_CHECKING:
     from muse.pipeline.store import StoreCounts
 
 _JSON_EVERY_SECONDS = 1.0
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TEST_SPLIT = "test"  # what `muse evaluate` looks at
 _PLAIN_EVERY_SECONDS = 10.0  # into a file or a pipe, where no line can be redrawn
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as one line that says how to go on; what libraries print goes to stderr meanwhile."""
-    try:
-        with results_alone():
-            yield
-    except KeyboardInterrupt:
-        print_error("interrupted; what was committed is safe: run the same command to go on.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 class _Line:

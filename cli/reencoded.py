@@ -147,7 +147,8 @@ def _has_grown(folder: Path, source: "RawStore") -> bool:
 
 
 def _encoded(source: "RawStore", folder: Path, encoder: "ReEncoder") -> "FeatureStore":
-    from muse.cli.progress import WorldReporter, interruptible
+    from muse.cli.interruption import interruptible
+    from muse.cli.progress import WorldReporter
     from muse.cli.report import print_note
     from muse.pipeline.reencode import reencode
 

@@ -20,7 +20,8 @@ _DIRECTIONS = (("text to video", "text_to_video"), ("video to text", "video_to_t
 
 def train_seeds(asked: "AskedTraining", *, num_seeds: int) -> None:
     """Trains and evaluates each seed that is not done, and prints mean and standard deviation."""
-    from muse.cli.progress import TrainReporter, interruptible
+    from muse.cli.interruption import interruptible
+    from muse.cli.progress import TrainReporter
     from muse.head.seeds import require_split, seeds_from, spreads_json, train_seed, write_seeds
 
     split = asked.evaluate_on or DEFAULT_SPLIT

@@ -125,6 +125,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         "a video": ", ".join(arrays),
         **({"frames": f"JPEG, {frame_side} x {frame_side} pixels"} if frame_side else {}),
         "thumbnails": _thumbnails_text(header.get("thumbnail_side", 0)),
+        "parity": _parity_text(header.get("parity")),
         "videos": f"listed {counts['listed']} = ok {counts['ok']} + failed {counts['failed']}"
         f" + skipped {counts['skipped']} + pending {counts['pending']}",
         **({"windows": _windows(content["windows"])} if content["windows"] else {}),
@@ -161,6 +162,18 @@ def _text_length(header: dict[str, Any]) -> str:
 
 def _thumbnails_text(side: int) -> str:
     return f"JPEG, shorter edge {side} pixels" if side else "none"
+
+
+def _parity_text(parity: dict[str, Any] | None) -> str:
+    """How near the features are to those of the encoder's library."""
+    if parity is None:
+        return "not measured"
+    return (
+        f"with PIL and float32 on {parity['num_frames']} frames ({parity['device']}): input "
+        f"{parity['pixels']:g}/255 apart, cosine of class tokens {parity['class_token_mean']:.6f} "
+        f"(least {parity['class_token_min']:.6f}), of patches {parity['patch_tokens_mean']:.6f} "
+        f"(least {parity['patch_tokens_min']:.6f})"
+    )
 
 
 def _by_reason(failures: "Sequence[Failure]") -> dict[str, int]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @functools.wraps(asked_training)
 def train_head(**flags: Any) -> None:
     """Trains what the flags ask for."""
-    from muse.cli.progress import TrainReporter, interruptible
+    from muse.cli.interruption import interruptible
+    from muse.cli.progress import TrainReporter
     from muse.cli.seeds import train_seeds
 
     asked = asked_training(**flags)

@@ -30,7 +30,8 @@ def make(
 
     The same command goes on where it was stopped.
     """
-    from muse.cli.progress import WorldReporter, interruptible
+    from muse.cli.interruption import interruptible
+    from muse.cli.progress import WorldReporter
     from muse.cli.report import print_line
     from muse.pipeline.world.world import make_world
 

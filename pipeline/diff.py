@@ -16,7 +16,15 @@ from muse.pipeline.header import StoreHeader, flat_fields
 from muse.pipeline.store import RawStore
 from muse.pipeline.views import FRAMES_JPEG, map_of
 
-_NOT_SETTINGS = ("num_videos", "num_captions", "listing_sha256", "files", "golden", "versions")
+_NOT_SETTINGS = (
+    "num_videos",
+    "num_captions",
+    "listing_sha256",
+    "files",
+    "golden",
+    "parity",
+    "versions",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

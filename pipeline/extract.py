@@ -27,6 +27,7 @@ from muse.pipeline.listing import (
     rows_of_new_store,
     sorted_listing,
 )
+from muse.pipeline.parity import certified
 from muse.pipeline.plan import (
     header_of,
     pending_caption_shards,
@@ -41,12 +42,13 @@ from muse.pipeline.redo import FailureLimit, RedoRules, reopened_receipts
 from muse.pipeline.run_record import package_versions, write_failures, write_run_record
 from muse.pipeline.schedule import Engine, Tick, Workers, available_cpus
 from muse.pipeline.schedule_local import LocalEngine
+from muse.pipeline.sole_writer import existing_store, only_writer
 from muse.pipeline.speed.report import SpeedReport, SpeedTally
 from muse.pipeline.speed.spans import Measured
 from muse.pipeline.speed.trace import TraceLog, traced
-from muse.pipeline.storage.files import Storage, WriteLock, open_storage
-from muse.pipeline.store import HEADER_FILE, StoreCounts
-from muse.pipeline.store_writer import StoreWriter, require_free, writing
+from muse.pipeline.storage.files import Storage, WriteLock
+from muse.pipeline.store import StoreCounts
+from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 
 EngineName = Literal["ray", "local"]
@@ -147,6 +149,7 @@ def extract(
     Raises:
         ManifestError: If the listing is empty or has an id twice.
         EncoderError: If the encoder can't be built.
+        ParityError: If the features of a new store would be too far from the library's.
         IncompatibleStoreError: If the store was made with other settings, for another listing, or
             the encoder no longer gives what it gave.
         StoreError: If the store can't be read or written, or another run is writing to it.
@@ -181,26 +184,6 @@ def extract(
 
 
 @contextmanager
-def only_writer(out: Path | str) -> Iterator[tuple[Storage, WriteLock]]:
-    """The files of a store, there or to be made, with every other run kept out.
-
-    Raises:
-        StoreError: If another run is writing to it, or something else is in its place.
-    """
-    storage = open_storage(out)
-    if storage.size(HEADER_FILE) is None:
-        require_free(storage)  # before a lock lies in a folder of others, or a .partial is removed
-    with writing(storage.location):
-        storage.create()
-    with storage.lock() as lock:
-        with writing(storage.location):
-            storage.remove_partials()
-        yield storage, lock
-        with writing(storage.location):
-            storage.remove_partials()  # of a worker that was lost in the middle of a file
-
-
-@contextmanager
 def _failures_listed(storage: Storage) -> Iterator[None]:
     """``failures.jsonl`` is up to date afterwards, also where too many failures ended the run."""
     try:
@@ -209,11 +192,6 @@ def _failures_listed(storage: Storage) -> Iterator[None]:
         write_failures(ZarrStore.open(storage.location))
         raise
     write_failures(ZarrStore.open(storage.location))
-
-
-def existing_store(storage: Storage) -> ZarrStore | None:
-    """The store that a run goes on with, or None if it makes a new one."""
-    return ZarrStore.open(storage.location) if storage.size(HEADER_FILE) is not None else None
 
 
 def rows_of_run(config: ExtractConfig, listing: Listing, store: ZarrStore | None) -> ListedRows:
@@ -263,8 +241,11 @@ def _bring_up(
 ) -> None:
     """A store whose header and tables are those of this run, made or grown."""
     info, golden = engine.encoder_info(), engine.golden()
+    store = existing_store(storage)
+    require_space_of_run(config, rows, storage, store, info)
+    # Of an existing store it would tell of rows that it has not seen: its own stays.
+    parity = certified(engine, rows, config) if store is None else store.header.parity
     lock.check()  # weights may have taken minutes to load
-    require_space_of_run(config, rows, storage, existing_store(storage), info)
     header = header_of(
         rows,
         encoder=info,
@@ -275,12 +256,13 @@ def _bring_up(
         text_length=config.text_length,
         thumbnail_side=config.thumbnail_side,
         golden=golden,
+        parity=parity,
         versions=package_versions(),
     )
-    if storage.size(HEADER_FILE) is None:
+    if store is None:
         StoreWriter.create(storage.location, header, rows)
         return
-    writer, found = StoreWriter.open(storage.location), ZarrStore.open(storage.location).header
+    writer, found = StoreWriter.open(storage.location), store.header
     require_same_encoder(found.encoder, info, what=storage.location)
     if found.golden is not None:
         require_same_golden(golden, found.golden, precision=info.precision, what=storage.location)

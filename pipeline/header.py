@@ -110,6 +110,31 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Parity:
+    """How far a run's features were from those of the encoder's own library, on its first frames.
+
+    The library's: PIL's resize and crop, and its own forward pass in float32, eager, on a CPU. What
+    they are compared with is float16, as a store has it (`muse.pipeline.parity`).
+    """
+
+    num_videos: int
+    num_frames: int
+    """Of these videos."""
+    device: str
+    """Of the run: ``cpu`` or ``cuda``."""
+    pixels: float
+    """Mean distance of the encoder's input, in levels of 1/255; 0 where each pixel is the same."""
+    class_token_mean: float
+    """Cosine, mean over the frames."""
+    class_token_min: float
+    patch_tokens_mean: float
+    """Cosine, mean over all patches of all frames."""
+    patch_tokens_min: float
+    cosine_limit: float
+    """That ``class_token_min`` and ``patch_tokens_mean`` had to reach."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoreHeader:
     """All that decides what the rows of a store are and mean."""
 
@@ -133,6 +158,9 @@ class StoreHeader:
     """Tokens at which captions are cut, start and end included; None: at the encoder's limit."""
     golden: Golden | None = None
     """None in stores that tests make without an encoder."""
+    parity: Parity | None = None
+    """Of the run that created the store; None where it had no frame to encode, in stores that were
+    encoded from others, and in those of a muse that measured none."""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     """Of the packages that the store was created with; not part of the fingerprint."""
     thumbnail_side: int = 0
@@ -152,12 +180,14 @@ class StoreHeader:
         return hash_of_json(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``store.json``; text length and thumbnails only where there are any."""
+        """The content of ``store.json``; what a store may lack only where there is any."""
         content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
         if self.text_length is None:
             del content["text_length"]
         if not self.thumbnail_side:
             del content["thumbnail_side"]
+        if self.parity is None:
+            del content["parity"]
         return content
 
 
@@ -182,6 +212,8 @@ def header_from_json(content: object, *, source: str) -> StoreHeader:
         sampling = Sampling(**_mapping(fields.pop("sampling"), source=source))
         golden = fields.pop("golden")
         fields["golden"] = golden and Golden(**_mapping(golden, source=source))
+        if "parity" in fields:
+            fields["parity"] = Parity(**_mapping(fields["parity"], source=source))
         fields["views"] = tuple(fields["views"])
         info = EncoderInfo(**encoder, preprocessing=Preprocessing(**crop))
         return StoreHeader(**fields, encoder=info, sampling=sampling)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muse.errors import IncompatibleStoreError
-from muse.pipeline.header import EncoderInfo, Golden, Sampling, StoreHeader
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Sampling, StoreHeader
 from muse.pipeline.listing import ListedRows
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Caption, SourceFile, VideoRef
@@ -101,6 +101,7 @@ def header_of(
     text_length: int | None = None,
     thumbnail_side: int = 0,
     golden: Golden | None = None,
+    parity: Parity | None = None,
     versions: Mapping[str, str | None] | None = None,
 ) -> StoreHeader:
     """The header of a store for these rows and settings."""
@@ -117,6 +118,7 @@ def header_of(
         text_length=text_length,
         thumbnail_side=thumbnail_side,
         golden=golden,
+        parity=parity,
         versions=dict(versions or {}),
     )
 

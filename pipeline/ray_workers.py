@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import ray
 
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden
+from muse.pipeline.header import EncoderInfo, Golden, Parity
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.ray_decoding import DecodeGroup, process_name
 from muse.pipeline.receipts import Receipt
+from muse.pipeline.records import Clip
 from muse.pipeline.speed.report import DeviceRates
 from muse.pipeline.speed.spans import Measured, Span, Stopwatch
 
@@ -53,6 +54,13 @@ class EncodeActor:
     def golden(self) -> Golden:
         """What the encoder makes of the built-in clip and caption."""
         return self._encoding.submit(lambda: self._built().golden).result()
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """How far the features of some clips are from those of the encoder's library."""
+        measuring = self._encoding.submit(
+            lambda: self._built().parity(clips, num_frames=num_frames)
+        )
+        return measuring.result()
 
     def resizes(self) -> bool:
         """Whether clips may come unresized."""

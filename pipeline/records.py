@@ -7,7 +7,7 @@ video, H and W pixels, K tokens per frame (1 + P, class token first), D width of
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -165,6 +165,8 @@ class Clip:
     """Of the video's pictures, in pixels; 0 where nobody looked."""
     decoder: DecoderName = "cpu"
     """Whose frames these are, which have the same bits from each."""
+    whole_frames: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """Some of the frames as they were decoded, (H, W, 3) RGB by their place, where asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

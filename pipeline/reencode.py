@@ -25,7 +25,6 @@ from muse.pipeline.derivation import (
     write_derivation,
     write_origin,
 )
-from muse.pipeline.extract import existing_store, only_writer
 from muse.pipeline.forecasting.store_size import (
     THUMBNAIL_BYTES,
     StoreShape,
@@ -39,6 +38,7 @@ from muse.pipeline.receipts import ReceiptKind
 from muse.pipeline.records import ClipFeatures, ClipTokens, Failure
 from muse.pipeline.run_record import package_versions, write_failures
 from muse.pipeline.schedule import available_cpus
+from muse.pipeline.sole_writer import existing_store, only_writer
 from muse.pipeline.source_rows import SourceRows, hash_of_clip
 from muse.pipeline.storage.files import Storage, WriteLock, open_storage
 from muse.pipeline.store import CAPTIONS_PER_SHARD, RawStore, clip_map
@@ -127,6 +127,7 @@ class _Reencoding:
             encoder=encoder.info,
             views=("tokens",),
             golden=encoder.golden,
+            parity=None,  # the source's, and of other weights
             versions=package_versions(),
             files={},
         )

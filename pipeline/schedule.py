@@ -16,10 +16,10 @@ from typing import Protocol, get_args
 from muse.errors import UsageError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.decoding.decoder_choice import AskedDecoder
-from muse.pipeline.header import EncoderInfo, Golden, Preprocessing, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Preprocessing, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
+from muse.pipeline.records import Clip, Failure, VideoRef
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
@@ -78,6 +78,19 @@ class Engine(Protocol):
         """What that encoder makes of the built-in clip and caption."""
         ...
 
+    def sample(self, videos: Sequence[VideoRef], *, sampling: Sampling) -> list[Clip | Failure]:
+        """Some videos, decoded as in a run, in their order; the clips have whole frames, too."""
+        ...
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """How far the features of their whole frames are from those of the encoder's library.
+
+        Args:
+            clips: At least one, of `sample`.
+            num_frames: Of a batch of the run.
+        """
+        ...
+
     def run(
         self,
         location: str,
@@ -106,6 +119,26 @@ def shards_in_flight(shard_size: int, *, num_decoders: int, num_encoders: int) -
     """
     videos_ahead = _VIDEOS_AHEAD * num_decoders / num_encoders
     return max(MIN_SHARDS_IN_FLIGHT, 1 + math.ceil(videos_ahead / max(1, shard_size)))
+
+
+def sample_tasks(
+    videos: Sequence[VideoRef],
+    *,
+    sampling: Sampling,
+    preprocessing: Preprocessing,
+    leaves_resize: bool,
+) -> list[DecodeTask]:
+    """Of videos that are decoded to see what a run will do with their frames."""
+    return [
+        DecodeTask(
+            video=video,
+            sampling=sampling,
+            preprocessing=preprocessing,
+            leaves_resize=leaves_resize,
+            keeps_whole=True,
+        )
+        for video in videos
+    ]
 
 
 def decode_tasks(

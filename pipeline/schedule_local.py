@@ -17,11 +17,18 @@ from muse.pipeline.decoding.gpu_decoder import GpuDecoder
 from muse.pipeline.encoded_shard import EncodedShard
 from muse.pipeline.encoders.base import resolve_device
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.schedule import (
+    Tick,
+    Workers,
+    available_cpus,
+    decode_tasks,
+    sample_tasks,
+    shards_in_flight,
+)
 from muse.pipeline.shards import ShardEncoder
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured, Stopwatch
@@ -54,7 +61,10 @@ class LocalEngine:
     ) -> Workforce:
         """Of this machine, once it is known who decodes."""
         choice = self._chosen_decoder(videos, sampling)
-        self._threads = ThreadPoolExecutor(choice.num_decoders)  # the other one has no thread yet
+        found = (self._workforce.decoder, self._workforce.num_decoders)
+        if (choice.decoder, choice.num_decoders) != found:
+            self._end_decoders()  # those of `sample`
+            self._threads = ThreadPoolExecutor(choice.num_decoders)
         self._workforce = dataclasses.replace(
             self._workforce,
             num_decoders=choice.num_decoders,
@@ -87,6 +97,20 @@ class LocalEngine:
     def golden(self) -> Golden:
         """Of the encoder in this process."""
         return self._shard_encoder.golden
+
+    def sample(self, videos: Sequence[VideoRef], *, sampling: Sampling) -> list[Clip | Failure]:
+        """In software, also where a GPU's frames, which are held to these, are taken later."""
+        tasks = sample_tasks(
+            videos,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=self._shard_encoder.resizes,
+        )
+        return [decoded.clip for decoded in self._threads.map(self._timed, tasks)]
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """Of the encoder in this process."""
+        return self._shard_encoder.parity(clips, num_frames=num_frames)
 
     def run(
         self,
@@ -123,9 +147,13 @@ class LocalEngine:
     def close(self) -> None:
         """Ends the decoding processes, and waits for what is being written."""
         self._writer.shutdown(cancel_futures=True)
+        self._end_decoders()
+
+    def _end_decoders(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
+        self._decoders = []
 
     def _encode(
         self, shard: VideoShard, decoding: list[Future[Decoded]]
@@ -154,6 +182,11 @@ class LocalEngine:
             yield from writing.result()
 
     def _decode(self, task: DecodeTask) -> Decoded:
+        decoded = self._timed(task)
+        self._num_decoded += 1  # a lost count would only blur the progress line
+        return decoded
+
+    def _timed(self, task: DecodeTask) -> Decoded:
         decoder: IsolatedDecoder | GpuDecoder | None = getattr(self._per_thread, "decoder", None)
         if decoder is None:
             new_decoder = GpuDecoder if self._workforce.decoder == "nvdec" else IsolatedDecoder
@@ -161,6 +194,4 @@ class LocalEngine:
             self._per_thread.decoder = decoder
             self._per_thread.worker = f"decoder {next(self._numbers)}"
             self._decoders.append(decoder)
-        decoded = timed_decode(decoder, task, worker=self._per_thread.worker)
-        self._num_decoded += 1  # a lost count would only blur the progress line
-        return decoded
+        return timed_decode(decoder, task, worker=self._per_thread.worker)

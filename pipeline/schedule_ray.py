@@ -19,13 +19,20 @@ import ray
 from muse.errors import EncoderError, UsageError, WorkerError
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.setting import EncoderSetting
-from muse.pipeline.header import EncoderInfo, Golden, Sampling
+from muse.pipeline.header import EncoderInfo, Golden, Parity, Sampling
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.ray_decoding import RETRIES, DecodeGroup, GroupSize
 from muse.pipeline.ray_encoders import ActorLostError, RayEncoders, result_of
 from muse.pipeline.receipts import Receipt
-from muse.pipeline.records import VideoRef
-from muse.pipeline.schedule import Tick, Workers, available_cpus, decode_tasks, shards_in_flight
+from muse.pipeline.records import Clip, Failure, VideoRef
+from muse.pipeline.schedule import (
+    Tick,
+    Workers,
+    available_cpus,
+    decode_tasks,
+    sample_tasks,
+    shards_in_flight,
+)
 from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
@@ -109,6 +116,22 @@ class RayEngine:
         """Of the first actor's encoder; every actor compares its own when it opens a store."""
         golden: Golden = result_of(self._actors[0].golden.remote())
         return golden
+
+    def sample(self, videos: Sequence[VideoRef], *, sampling: Sampling) -> list[Clip | Failure]:
+        """By decoding tasks as those of the run."""
+        tasks = sample_tasks(
+            videos,
+            sampling=sampling,
+            preprocessing=self.encoder_info().preprocessing,
+            leaves_resize=result_of(self._actors[0].resizes.remote()),
+        )
+        groups = [DecodeGroup.submitted([task], self._limits) for task in tasks]
+        return [decoded.clip for group in groups for decoded in group.decoded()]
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """Of the first actor's encoder; the others are held to its golden vector."""
+        parity: Parity = result_of(self._actors[0].parity.remote(clips, num_frames=num_frames))
+        return parity
 
     def run(
         self,

@@ -27,7 +27,8 @@ from muse.pipeline.encoders.pil_resize import resize_of
 from muse.pipeline.encoders.setting import EncoderSetting
 from muse.pipeline.feature_rows import FeatureRows
 from muse.pipeline.golden import measure_golden, require_same_golden
-from muse.pipeline.header import EncoderInfo, Golden, StoreHeader, require_same_encoder
+from muse.pipeline.header import EncoderInfo, Golden, Parity, StoreHeader, require_same_encoder
+from muse.pipeline.parity import measure_parity
 from muse.pipeline.plan import CaptionShard, VideoShard
 from muse.pipeline.receipts import Receipt
 from muse.pipeline.records import Clip, ClipFeatures, Failure, VideoRef, printable
@@ -80,6 +81,32 @@ class ShardEncoder:
     def golden(self) -> Golden:
         """What the encoder makes of the built-in clip and caption."""
         return measure_golden(self._encoder)
+
+    def parity(self, clips: Sequence[Clip], *, num_frames: int) -> Parity:
+        """How far the features of some clips' whole frames are from the library's.
+
+        Args:
+            clips: With whole frames, as they come in a run otherwise.
+            num_frames: Of a batch of the run.
+        """
+        pictures = [whole for clip in clips for whole in clip.whole_frames.values()]
+        parts, first = [], 0
+        for clip in clips:
+            frames = clip.frames_THWC[list(clip.whole_frames)]
+            parts.append(self._part(dataclasses.replace(clip, frames_THWC=frames), first))
+            first += len(frames)
+        # The shape of a batch chooses a GPU's kernels. On a CPU it would cost seconds, and it has
+        # no others.
+        size = max(num_frames, first) if self._device == "cuda" else first
+        batch = FrameBatch(num_frames=size, parts=parts)
+        return measure_parity(
+            self._encoder,
+            self._batch_encoder,
+            batch,
+            pictures,
+            num_videos=len(clips),
+            device=self._device,
+        )
 
     def device_rates(self, views: Sequence[str]) -> DeviceRates | None:
         """What its device can do at most, measured now; None if no frame is encoded for views."""

@@ -177,7 +177,8 @@ def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The spec of a random CLIP ViT with 2 x 2 patches and D = 32, known in this process only.
 
-    Models that muse refuses lie beside it: muse-tiny-avg, muse-tiny-wide and muse-tiny-resnet.
+    Models that muse refuses lie beside it: muse-tiny-avg, muse-tiny-wide and muse-tiny-resnet; and
+    muse-tiny-late-norm, of which open_clip hands out patches before their last norm.
     """
     import open_clip
 
@@ -185,6 +186,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     others = {
         "muse-tiny-avg": {"pool_type": "avg"},
         "muse-tiny-wide": {"image_size": [64, 96]},
+        "muse-tiny-late-norm": {"final_ln_after_pool": True},
         "muse-tiny-resnet": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16},
     }
     folder = tmp_path_factory.mktemp("model_configs")

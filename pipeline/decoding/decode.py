@@ -49,6 +49,7 @@ def decode_clip(
     frame_views: tuple[str, ...] = (),
     leaves_resize: bool = False,
     device: Nvdec | None = None,
+    keeps_whole: bool = False,
 ) -> Clip:
     """The sampled frames of one video, cropped to an encoder's input.
 
@@ -63,6 +64,7 @@ def decode_clip(
         leaves_resize: Whether frames may come as what their resize reads, where that is little
             more than its result (`Clip.unresized_from`).
         device: Decodes what it takes; without one, and all else, software does.
+        keeps_whole: Whether the clip has two of its frames whole, too.
 
     Raises:
         DecodeError: With one of `FAILURE_REASONS`; its message ends in libav's own words.
@@ -75,6 +77,7 @@ def decode_clip(
         thumbnail_side=thumbnail_side,
         frame_views=frame_views,
         leaves_resize=leaves_resize,
+        keeps_whole=keeps_whole,
     )
     try:
         return _sampled(video, path, timeline, sampling, wants, device)
@@ -90,6 +93,7 @@ class _Wants:
     thumbnail_side: int
     frame_views: tuple[str, ...]
     leaves_resize: bool
+    keeps_whole: bool
 
 
 def _sampled(
@@ -125,6 +129,9 @@ def _clip_of(
     inputs = InputFrames(wants.preprocessing, leaves_resize=wants.leaves_resize)
     thumbnails: dict[int, bytes] = {}
     squares: dict[int, NDArray[np.uint8]] = {}
+    whole: dict[int, NDArray[np.uint8]] = {}
+    places_whole = _places_kept_whole(len(order)) if wants.keeps_whole else ()
+    indices_whole = {order[place] for place in places_whole}
     converter = VideoReformatter()  # one for all frames: it is made for a size and format
     # Some come twice, where what the container says proves false.
     for index, frame in frames:
@@ -136,6 +143,8 @@ def _clip_of(
                 thumbnails[index] = thumbnail_of(picture_HWC, side=wants.thumbnail_side)
             if wants.frame_views:
                 squares[index] = square_of(picture_HWC, wants.preprocessing)
+            if index in indices_whole:
+                whole[index] = picture_HWC
     frames_THWC, unresized_from = inputs.stacked(order)
     return Clip(
         video_id=video_id,
@@ -143,9 +152,15 @@ def _clip_of(
         unresized_from=unresized_from,
         pts_seconds_T=seconds_T,
         short_side=short_side,
+        whole_frames={place: whole[order[place]] for place in places_whole},
         thumbnails=tuple(thumbnails[index] for index in order if wants.thumbnail_side),
         **squares_as(wants.frame_views, [squares[i] for i in order if wants.frame_views]),
     )
+
+
+def _places_kept_whole(num_frames: int) -> list[int]:
+    """The middles of both halves: a video's first frame is often black."""
+    return sorted({num_frames // 4, 3 * num_frames // 4})
 
 
 def read_timeline(path: Path) -> Timeline:

@@ -66,6 +66,8 @@ class DecodeTask:
     """Views of frames that the clip shall have."""
     leaves_resize: bool = False
     """Whether the clip may have frames that are yet to be resized (`decode_clip`)."""
+    keeps_whole: bool = False
+    """Whether the clip shall have some of its frames whole, too (`Clip.whole_frames`)."""
     max_duration_seconds: float | None = None
     """`IsolatedDecoder` fills in its own limit."""
 
@@ -108,6 +110,7 @@ def _attempt(task: DecodeTask, device: Nvdec | None) -> Clip | Failure:
             frame_views=task.frame_views,
             leaves_resize=task.leaves_resize,
             device=device,
+            keeps_whole=task.keeps_whole,
         )
     except MemoryError:
         raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muse.errors import EncoderError
+from muse.pipeline.encoders.reference import Reference
 from muse.pipeline.encoders.setting import Precision
 from muse.pipeline.header import EncoderInfo, Preprocessing
 
@@ -63,6 +64,13 @@ class Encoder(Protocol):
             texts: The captions.
             text_length: Tokens of the encoder's own tokenizer at which they are cut, those of
                 start and end included. None, and what is beyond it: the encoder's limit.
+        """
+        ...
+
+    def reference(self) -> Reference:
+        """What the weights' own library makes of pictures, by none of muse's steps.
+
+        Loads the weights once more where they are not at hand as float32 on the CPU; drop it soon.
         """
         ...
 

@@ -97,6 +97,13 @@ class BatchEncoder:
                 transfer.arrived()
 
     @torch.no_grad()
+    def input_of(self, batch: FrameBatch) -> NDArray[np.uint8]:
+        """(B, size, size, 3) RGB: what the encoder is given of a batch."""
+        parts = self._transfers[0].upload([part.frames_NHWC for part in batch.parts])
+        levels_BHWC: NDArray[np.uint8] = self._assembled(batch, parts).cpu().numpy()
+        return levels_BHWC
+
+    @torch.no_grad()
     def _send(self, batch: FrameBatch, transfer: Transfer, views: Sequence[str]) -> None:
         """Gives the device all that it has to do for a batch."""
         parts = transfer.upload([part.frames_NHWC for part in batch.parts])

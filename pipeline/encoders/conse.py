@@ -21,12 +21,16 @@ from torch import Tensor
 from muse.errors import EncoderError
 from muse.pipeline.encoders.base import as_float16, dtype_of, hash_of_weights, normalised
 from muse.pipeline.encoders.open_clip import imagenet_class_names
+from muse.pipeline.encoders.reference import Reference, torchvision_transform
 from muse.pipeline.header import EncoderInfo, Preprocessing
 
 NUM_CLASSES_KEPT = 10  # T of Norouzi et al. sec. 3; they report 1, 10 and 1000
 _GRID = 7  # of EfficientNet-Lite0's last feature map at 224 px
 _MAX_TEXT_TOKENS = 128  # MiniLM was trained with 128 word pieces
 _CLASS_TEXT_BATCH = 100
+# Lower than a ViT's: a last bit decides which of two equally probable classes is the tenth, so on
+# real frames a class token was as far as 0.996 away in fp16 and 0.992 in bf16 (docs/adr/0046).
+_COSINE_LIMITS = {"fp32": 0.99, "fp16": 0.99, "bf16": 0.97}
 _FRAMES_PER_PASS_CPU = 8  # its maps then stay in the cache: 2.3x faster than 64 at once
 
 
@@ -115,6 +119,23 @@ class ConseEncoder:
         """(B, 384) sentence embeddings of unit length; lengths are of MiniLM's word pieces."""
         embeddings = self._text_tower.embed(texts, device=self._device, text_length=text_length)
         return as_float16(embeddings, what="captions")
+
+    @torch.no_grad()
+    def reference(self) -> Reference:
+        """By torchvision's transform and the network's own forward, of weights loaded once more."""
+        network, texts = _efficientnet_lite0().eval(), self._class_embeddings_CD.float().cpu()
+
+        def forward(pixels_B3SS: Tensor) -> Tensor:
+            maps_BCHW = network.extract_features(pixels_B3SS)
+            cells_BPL = network._fc(maps_BCHW.flatten(2).transpose(1, 2))
+            logits_BKL = torch.cat([network(pixels_B3SS)[:, None], cells_BPL], dim=1)
+            return mixture_of_classes(logits_BKL, texts)
+
+        return Reference(
+            transform=torchvision_transform(self.info.preprocessing),
+            forward=forward,
+            cosine_limits=_COSINE_LIMITS,
+        )
 
     @cached_property
     def _class_embeddings_CD(self) -> Tensor:

@@ -21,18 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muse.errors import EncoderError
-from muse.pipeline.encoders.base import (
-    as_float16,
-    dtype_of,
-    hash_of_weights,
-    normalised,
-)
+from muse.pipeline.encoders.base import as_float16, dtype_of, hash_of_weights, normalised
 from muse.pipeline.encoders.known_vit import is_known_image
-from muse.pipeline.encoders.vit_forward import (
-    run_image_tower,
-    run_open_clip_tower,
-    runs_on,
-)
+from muse.pipeline.encoders.reference import Reference, open_clip_reference
+from muse.pipeline.encoders.vit_forward import run_image_tower, run_open_clip_tower, runs_on
 from muse.pipeline.header import EncoderInfo, Preprocessing
 from muse.pipeline.views import block_number
 
@@ -98,6 +90,14 @@ class OpenClipEncoder:
         """(B, D) embeddings of the end-of-text token, projected."""
         tokens = self.tokenise(list(texts), text_length).to(self._device)
         return as_float16(self._model.encode_text(tokens), what="captions")
+
+    def reference(self) -> Reference:
+        """By open_clip's transform and forward pass, of weights that are loaded once more."""
+        is_whole = self._dtype == torch.float32 and self._device == "cpu"
+        model = self._model if is_whole else _load_model(self.info.spec.partition(":")[2]).eval()
+        config = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        transform = open_clip.transform.image_transform_v2(config, is_train=False)
+        return open_clip_reference(model.visual, transform)
 
     @property
     def model(self) -> Any:

@@ -58,7 +58,8 @@ def forecast_run(
     Raises:
         MuseError: As `extract` would before its first video.
     """
-    from muse.pipeline.extract import existing_store, rows_of_run  # it is above this module
+    from muse.pipeline.extract import rows_of_run  # it is above this module
+    from muse.pipeline.sole_writer import existing_store
 
     storage = open_storage(config.out)
     store = existing_store(storage)

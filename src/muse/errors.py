@@ -22,6 +22,10 @@ class EncoderError(MuseError, RuntimeError):
     """An encoder can't be built: unknown name, missing weights, missing package."""
 
 
+class ParityError(MuseError, ValueError):
+    """Features are further from those of the encoder's own library than a store may be."""
+
+
 class WorkerError(MuseError, RuntimeError):
     """A worker process can't be started, or died beyond all retries."""
 

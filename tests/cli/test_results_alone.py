@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.table import Table
 
-from muse.cli.progress import interruptible
+from muse.cli.interruption import interruptible
 from muse.cli.report import print_json_line, print_line, print_table
 
 

@@ -1,5 +1,6 @@
 """``muse store errors``, ``verify`` and ``diff``: what they print, and with what they exit."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from muse.cli.store import _windows
+from muse.pipeline.header import Parity
 from muse.pipeline.plan import VideoShard
 from muse.pipeline.records import Failure, VideoRef
+from muse.pipeline.sealed_json import sealed_bytes
 from muse.pipeline.store_writer import StoreWriter
 from muse.pipeline.store_zarr import ZarrStore
 from tests.cli.conftest import Outcome
@@ -96,6 +99,42 @@ def test_info_counts_failed_and_skipped_by_reason(muse: Muse, broken: Path) -> N
 
 
 # -- verify --------------------------------------------------------------------------------------
+
+
+def test_info_tells_how_near_the_features_are_to_the_library_s(muse: Muse, store: Path) -> None:
+    parity = Parity(
+        num_videos=4,
+        num_frames=8,
+        device="cpu",
+        pixels=0.0,
+        class_token_mean=0.99995,
+        class_token_min=0.9998,
+        patch_tokens_mean=0.9997,
+        patch_tokens_min=0.99,
+        cosine_limit=0.995,
+    )
+    _write_parity(store, parity)
+    content = json.loads(muse("store", "info", store, "--json").out)
+    assert content["header"]["parity"] == dataclasses.asdict(parity)
+    line = _parity_line(muse, store)
+    assert "8 frames" in line
+    assert "0/255 apart" in line
+    assert "class tokens 0.999950 (least 0.999800), of patches 0.999700 (least 0.990000)" in line
+
+
+def test_info_tells_that_nobody_compared_an_old_store(muse: Muse, store: Path) -> None:
+    _write_parity(store, None)
+    assert _parity_line(muse, store).split(maxsplit=1) == ["parity", "not measured"]
+
+
+def _write_parity(store: Path, parity: Parity | None) -> None:
+    header = dataclasses.replace(ZarrStore.open(store).header, parity=parity)
+    (store / "store.json").write_bytes(sealed_bytes(header.as_json()))
+
+
+def _parity_line(muse: Muse, store: Path) -> str:
+    lines = muse("store", "info", store).out.splitlines()
+    return next(line for line in lines if line.startswith("parity"))
 
 
 def test_info_tells_the_commonest_windows() -> None:

@@ -10,6 +10,7 @@ from tests.host_kernels.host_build import KernelError
 from tests.host_kernels.test_host_scan import inputs_of
 
 from muse.head.scan import cuda as cuda_scan
+from muse.head.scan import scan_kernels
 from muse.head.scan.grid import in_chunks
 from muse.pipeline.kernels import quick_gelu, row_norm
 
@@ -38,7 +39,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
     for module in (cuda_scan, row_norm):
         for source in Path(module.__file__ or "").parent.glob("*.cu*"):
             shutil.copy(source, copies)
-    monkeypatch.setattr(cuda_scan, "_HERE", copies)
+    monkeypatch.setattr(scan_kernels, "_HERE", copies)
     for module, name in ((row_norm, "row_norm.cu"), (quick_gelu, "quick_gelu.cu")):
         monkeypatch.setattr(module, "_SOURCE", copies / name)
     return replace

@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from own_reference import reference_by_itself
 from torch import Tensor
 
 from muse.pipeline.decoding.decoder import DecodeTask, attempt
+from muse.pipeline.encoders.reference import Reference
 from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.records import Caption, Clip, Failure, Listing, VideoRef
 
@@ -56,6 +58,9 @@ class PatientEncoder:
         self, texts: Sequence[str], text_length: int | None = None
     ) -> NDArray[np.float16]:
         return np.array([[len(text), text.count("a"), text.count("e")] for text in texts], "f2")
+
+    def reference(self) -> Reference:
+        return reference_by_itself(self)
 
 
 def patient_encoder(spec: str, *, device: str = "cpu", precision: str = "fp32") -> PatientEncoder:

@@ -170,5 +170,8 @@ def clip_of_word(task: DecodeTask) -> Clip | Failure:
         pts_seconds_T=np.array([0.0, 0.5]),
         source=source_of(video.path, wants_sha256=task.wants_sha256),
         thumbnails=pictures_of_word(word) if task.thumbnail_side else (),
+        whole_frames={1: np.full((2 * size, 3 * size, 3), int(word), np.uint8)}
+        if task.keeps_whole
+        else {},
         **squares_as(task.frame_views, squares),
     )

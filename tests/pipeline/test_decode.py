@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.decode import _rgb, decode_clip, read_timeline
+from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, VideoRef
 
@@ -81,6 +82,22 @@ def test_fps_sampling_of_a_long_video_is_thinned_to_the_most_frames(
     path = make_video(tmp_path / "long.mp4", num_frames=100)
     # Seconds 0 to 9, cut to four: 0, 3, 6 and 9.
     assert indices(path, Sampling(num_frames=4)) == [0, 30, 60, 90]
+
+
+@pytest.mark.parametrize(("num_frames", "places"), [(12, [3, 9]), (2, [0, 1]), (1, [0])])
+def test_the_middles_of_both_halves_are_kept_whole(
+    num_frames: int, places: list[int], two_second_video: Path
+) -> None:
+    clip = decode_clip(
+        VideoRef(video_id="clip", path=two_second_video),
+        sampling=Sampling(kind="uniform", num_frames=num_frames),
+        preprocessing=PREPROCESSING,
+        keeps_whole=True,
+    )
+    assert list(clip.whole_frames) == places
+    for place, whole_HWC in clip.whole_frames.items():
+        assert whole_HWC.shape == (48, 64, 3)
+        assert np.array_equal(crop_to_input(whole_HWC, PREPROCESSING), clip.frames_THWC[place])
 
 
 def test_times_are_those_of_the_frames_shown(two_second_video: Path) -> None:

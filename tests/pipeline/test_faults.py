@@ -57,6 +57,7 @@ class NotesAsVideos(WithoutProcess):
             thumbnails=tuple(
                 f"{text} at {frame}".encode() for frame in range(FRAMES) if task.thumbnail_side
             ),
+            whole_frames={0: frames[0]} if task.keeps_whole else {},
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from own_reference import PERFECT
 
 from muse.errors import IncompatibleStoreError, StoreError
 from muse.pipeline.header import (
@@ -84,6 +85,27 @@ def test_a_header_without_a_field_is_refused_by_name(header: StoreHeader, field:
     content = header.as_json()
     del content[field]
     with pytest.raises(StoreError, match=rf"^store\.json: .*{field}"):
+        header_from_json(content, source="store.json")
+
+
+def test_a_header_without_parity_is_one_of_a_store_without(header: StoreHeader) -> None:
+    content = header.as_json()
+    assert "parity" not in content
+    assert header_from_json(content, source="store.json").parity is None
+
+
+def test_parity_is_read_as_it_was_written(header: StoreHeader) -> None:
+    content = dataclasses.replace(header, parity=PERFECT).as_json()
+    assert content["parity"]["class_token_min"] == 1.0
+    read = header_from_json(json.loads(json.dumps(content)), source="store.json")
+    assert read.parity == PERFECT
+    assert read.fingerprint == header.fingerprint
+
+
+def test_parity_without_a_field_is_refused_by_name(header: StoreHeader) -> None:
+    content = dataclasses.replace(header, parity=PERFECT).as_json()
+    del content["parity"]["pixels"]
+    with pytest.raises(StoreError, match="pixels"):
         header_from_json(content, source="store.json")
 
 

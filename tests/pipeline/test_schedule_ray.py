@@ -78,6 +78,9 @@ def test_both_engines_write_the_same_bytes(
     run(video_folder, name="ray", engine="ray", thumbnails=True, views=views)
     run(video_folder, name="local", engine="local", thumbnails=True, views=views)
     assert same_store(tmp_path / "ray", tmp_path / "local")
+    headers = [ZarrStore.open(tmp_path / name).header for name in ("ray", "local")]
+    assert headers[0] == headers[1]
+    assert headers[0].parity is not None
     for kind in ("thumbnails", "frames"):
         pictures = [bytes_of(tmp_path / name / kind) for name in ("ray", "local")]
         assert pictures[0] == pictures[1]

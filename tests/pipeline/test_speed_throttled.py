@@ -17,6 +17,7 @@ from muse.errors import StoreError, TooManyFailuresError, UsageError
 from muse.pipeline import schedule_local, shards
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask
 from muse.pipeline.encoders.base import Encoder
+from muse.pipeline.encoders.reference import Reference
 from muse.pipeline.extract import extract
 from muse.pipeline.receipts import RECEIPTS_FOLDER
 from muse.pipeline.records import Clip, Failure
@@ -73,6 +74,9 @@ def _slow_encoder(monkeypatch: pytest.MonkeyPatch, *, frames: float, texts: floa
         ) -> NDArray[np.float16]:
             time.sleep(texts)
             return self._encoder.encode_texts(captions, text_length)
+
+        def reference(self) -> Reference:
+            return self._encoder.reference()
 
     monkeypatch.setattr(shards, "build_encoder", lambda *a, **k: SlowEncoder(build(*a, **k)))
 
