@@ -43,10 +43,10 @@ test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
 	$(if $(K),$(PYTEST) -k '$(K)',@$(MAKE) --no-print-directory -k -j2 --output-sync=target test-heads test-rest)
 
 test-heads: $(INSTALLED)
-	$(PYTEST) tests/cli tests/head
+	$(PYTEST) tests/cli tests/head tests/host_kernels
 
 test-rest: $(INSTALLED)
-	$(PYTEST) --ignore=tests/cli --ignore=tests/head
+	$(PYTEST) --ignore=tests/cli --ignore=tests/head --ignore=tests/host_kernels
 
 test-slow: $(INSTALLED) ## The tests marked slow, some minutes
 	$(BIN)/python -m pytest -q -m 'slow and not gpu' --durations=5
