@@ -10,13 +10,12 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from muse.errors import MuseError, UsageError, WorkerError
@@ -90,13 +89,15 @@ def train_on_workers(
         reports = ray.remote(num_cpus=0, scheduling_strategy=here)(_Reports).remote()
         with tempfile.TemporaryDirectory(prefix="muse-ray-train-") as folder:
             trainer = _trainer(job, reports, folder, max_restarts, is_local=ray_address is None)
-            pool = ThreadPoolExecutor(1, thread_name_prefix="muse-ray-train")
+            # A task, not a thread: one that waits for Ray while Ray is shut down never ends.
+            fit = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_fit)
+            fitting = fit.remote(trainer)
             try:
-                fit = pool.submit(trainer.fit)
-                _relay(reports, fit, on_step, on_epoch)
-            finally:
-                pool.shutdown(wait=False)
-        return _summary(reports, fit, job, max_restarts)
+                _relay(reports, fitting, on_step, on_epoch)
+            except BaseException:  # also Ctrl-C
+                ray.cancel(fitting, force=True)  # its workers end with it
+                raise
+        return _summary(reports, fitting, job, max_restarts)
 
 
 class _Reports:
@@ -153,6 +154,11 @@ def _work(settings: dict[str, Any]) -> None:
         ray.get(reports.finish.remote(summary))
 
 
+def _fit(trainer: Any) -> None:
+    """Until the workers are done, or were lost too often."""
+    trainer.fit()
+
+
 def _trainer(job: _Job, reports: Any, folder: str, max_restarts: int, *, is_local: bool) -> Any:
     """What starts the workers; ``folder`` is for Ray's own notes."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -196,15 +202,14 @@ def _on_gpu(config: TrainConfig) -> bool:
 
 def _relay(
     reports: Any,
-    fit: "Future[Any]",
+    fitting: Any,
     on_step: Callable[[StepReport], None],
     on_epoch: Callable[[SelectionRecord], None],
 ) -> None:
     """Calls back with what the workers report, until they are done."""
     is_done = False
     while not is_done:
-        wait([fit], timeout=_POLL_SECONDS)
-        is_done = fit.done()  # before the last look
+        is_done = bool(ray.wait([fitting], timeout=_POLL_SECONDS)[0])  # before the last look
         for report in ray.get(reports.take.remote()):
             if isinstance(report, StepReport):
                 on_step(report)
@@ -212,12 +217,15 @@ def _relay(
                 on_epoch(report)
 
 
-def _summary(reports: Any, fit: "Future[Any]", job: _Job, max_restarts: int) -> TrainSummary:
+def _summary(reports: Any, fitting: Any, job: _Job, max_restarts: int) -> TrainSummary:
     """How it ended, or why it did not, in our words."""
     if (ours := ray.get(reports.error.remote())) is not None:
         raise ours
-    if (error := fit.exception()) is not None:
-        words = " ".join(str(error).split())[:300]
+    try:
+        ray.get(fitting)
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        words = " ".join(str(cause).split())[:300]
         raise WorkerError(
             f"{job.run}: workers were lost more than {max_restarts} times ({words}). What was "
             "saved is safe: the same command goes on, and --max-restarts allows more."
