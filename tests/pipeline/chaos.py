@@ -30,6 +30,8 @@ from muse.pipeline.header import EncoderInfo, Preprocessing, Sampling
 from muse.pipeline.records import Caption, Clip, Failure, Listing, VideoRef
 
 DECODE_SECONDS = 0.04
+SLOW_DECODE_SECONDS = 2.0
+SLOW_UNTIL = "CHAOS_SLOW_UNTIL"  # of the environment: the file that ends slow decoding
 ENCODE_SECONDS = 0.03
 SHARD_SIZE = 3
 
@@ -84,8 +86,9 @@ def patient_encoder(spec: str, *, device: str = "cpu", precision: str = "fp32") 
 
 
 def patient_attempt(task: DecodeTask) -> Clip | Failure:
-    """`attempt`, slower."""
-    time.sleep(DECODE_SECONDS)
+    """`attempt`, slower, and very slow until a test says that it has seen enough."""
+    file = os.environ.get(SLOW_UNTIL)
+    time.sleep(SLOW_DECODE_SECONDS if file and not Path(file).exists() else DECODE_SECONDS)
     return attempt(task)
 
 
@@ -117,6 +120,8 @@ class Run:
     num_encoders: int | None = None
     address: str | None = None
     device: str = "cpu"
+    slow_until: Path | None = None
+    """A video takes two seconds to decode before this file is there (Ray only)."""
     seed: int = 0
     """Of the order in which the videos are listed."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -222,7 +227,11 @@ def _join_ray(run: Run) -> None:
         logging_level="ERROR",
         runtime_env={
             "worker_process_setup_hook": "chaos.install",
-            "env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            "env_vars": {
+                "PYTHONPATH": paths,
+                "OMP_NUM_THREADS": "1",
+                **({SLOW_UNTIL: str(run.slow_until)} if run.slow_until else {}),
+            },
         },
         **({} if run.address else {"include_dashboard": False}),
     )

@@ -15,13 +15,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),  # of ray
 ]
-NUM_VIDEOS = 600
+NUM_VIDEOS = 300
 PATIENCE = 240.0  # seconds: Ray's processes take half a minute to start on a busy machine
 
 
 @pytest.fixture(scope="module")
 def many_videos(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    """So many that a run outlasts the start of a node, and one that is text."""
+    """So many that a slow run outlasts the start of two nodes, and one that is text."""
     folder = tmp_path_factory.mktemp("videos")
     made = make_video(tmp_path_factory.mktemp("made") / "v.mp4", num_frames=5, size=(32, 32))
     for number in range(NUM_VIDEOS - 1):
@@ -67,6 +67,7 @@ def test_a_node_that_joins_gets_work_and_one_that_leaves_costs_nothing(
         videos=many_videos,
         engine="ray",
         address=str(cluster.address),
+        slow_until=tmp_path / "all are at work",
         settings={"finds_duplicates": False},
     )
     driver = Driver(run)
@@ -78,6 +79,7 @@ def test_a_node_that_joins_gets_work_and_one_that_leaves_costs_nothing(
     assert wait_until(lambda: bool(workers(third, "decode_video")), timeout=PATIENCE)
     assert driver.is_running
     cluster.remove_node(second, allow_graceful=False)  # with clips that nobody has read yet
+    (tmp_path / "all are at work").touch()
     assert driver.outcome(timeout=PATIENCE) == "done"
     assert_same(run.out, undisturbed_many)
 
@@ -96,12 +98,14 @@ def test_a_gpu_that_joins_gets_an_encoder(
         engine="ray",
         address=str(cluster.address),
         device="cuda",
+        slow_until=tmp_path / "both encode",
         settings={"finds_duplicates": False},
     )
     driver = Driver(run)
     assert wait_until(lambda: has_receipts(run.out), timeout=PATIENCE)
     second = cluster.add_node(**small)
     assert wait_until(lambda: bool(workers(second, "EncodeActor.encode_videos")), timeout=PATIENCE)
+    (tmp_path / "both encode").touch()
     assert driver.outcome(timeout=PATIENCE) == "done"
     assert_same(run.out, undisturbed_many)
     cluster.shutdown()
