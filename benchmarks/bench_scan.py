@@ -5,10 +5,11 @@ channels first as it wants them. Where muse cuts sequences into chunks (ADR 0045
 measured without. Medians, all in one process. One JSON line a shape.
 
 Usage: python benchmarks/bench_scan.py [--shapes 128x3060 16x3060 16x16320 1x3060 1x100000]
-           [--width 512] [--states 16]
+           [--width 512] [--states 16] [--threads 128]
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from muse.head.scan import cuda
+from muse.head.scan import cuda, cuda_gradients, grid
 from muse.head.scan.cuda import selective_scan
 from muse.head.scan.grid import chunks_of, in_chunks, shape_of
 from muse.pipeline.kernels.cuda_kernels import num_multiprocessors
@@ -89,7 +90,12 @@ def num_chunks(tensors: list[Tensor]) -> int:
 
 def uncut_cost(tensors: list[Tensor], repeats: int) -> dict[str, float]:
     """Of muse's scan with one chunk a sequence."""
-    with mock.patch.object(cuda, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 1)):
+    with contextlib.ExitStack() as patches:
+        for module in (cuda, cuda_gradients):
+            uncut = mock.patch.object(
+                module, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 1)
+            )
+            patches.enter_context(uncut)
         return cost_of(*muse_step(tensors), repeats)
 
 
@@ -99,7 +105,10 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=DEFAULT_SHAPES)
     for name, default in {"width": 512, "states": 16, "repeats": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--threads", type=int, help="Of a block, in place of what muse takes.")
     flags = parser.parse_args()
+    if flags.threads:
+        grid.THREADS[flags.states] = flags.threads
     for shape in flags.shapes:
         videos, length = (int(number) for number in shape.split("x"))
         found: dict[str, Any] = {}

@@ -15,15 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muse.head.mixers.fused import (
-    OpenedGate,
-    as_lengths,
-    mix,
-    needs_gradient,
-    open_gate,
-    outer,
-    scan_gradients,
-)
+from muse.head.mixers.fused import as_lengths, mix, needs_gradient
+from muse.head.mixers.fused_gradients import OpenedGate, open_gate, outer, scan_gradients
 from muse.head.mixers.mixer_weights import MixerParts, MixerWeights, weights_of
 from muse.head.scan.cuda import bits_of
 from muse.pipeline.kernels.row_norm import narrow_and_sum, norm_backward, norm_forward

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muse.head.scan.cuda import row_major
+from muse.head.scan.launch import row_major
 from muse.head.scan.scan_kernels import stride_of
 from muse.pipeline.kernels.cuda_kernels import DTYPES, Kernel, compile_kernels
 from muse.pipeline.kernels.operator import operator

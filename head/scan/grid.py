@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# As the source decides them by the state size: channels and threads of a block, tokens of a tile.
-CHANNELS = {8: 64, 16: 64, 32: 16, 64: 8}
+# By the state size: threads of a block, each with four of a channel's states; tokens of a tile.
 THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
 TILE = {8: 32, 16: 32, 32: 32, 64: 16}
 _RESIDENT_THREADS = 512  # of a multiprocessor in the gradient, as the source asks for
 # Chosen, not measured. Chunks are walked twice, once by a shorter kernel, and joined in between:
 # two chunks gain little, and chunks of few tiles pay more for beginning than for scanning.
 _MIN_CHUNKS, _MIN_TILES = 3, 4
+_FULL = 0.9  # of the blocks that are resident at once: fewer leave multiprocessors idle
 _MOST_BYTES_OF_SUMS = 1 << 31  # five videos of 3,060 tokens, 1,024 channels and 64 states
 
 
@@ -53,7 +53,8 @@ def shape_of(u: Tensor, A: Tensor, directions: int) -> Shape:
         directions: Of `muse.head.scan.cuda.bits_of`.
     """
     num_directions, num_videos, length, width = u.shape
-    tile, channels = TILE[int(A.shape[-1])], CHANNELS[int(A.shape[-1])]
+    num_states = int(A.shape[-1])
+    tile, channels = TILE[num_states], 4 * THREADS[num_states] // num_states
     return Shape(
         num_directions, num_videos, length, width, -(-length // tile), -(-width // channels),
         directions,
@@ -73,7 +74,20 @@ def chunks_of(shape: Shape, num_states: int, num_multiprocessors: int) -> Chunks
     return in_chunks(shape.tiles, number if number >= _MIN_CHUNKS else 1)
 
 
-def videos_at_once(shape: Shape, num_states: int) -> int:
+def directions_at_once(shape: Shape, num_states: int, num_multiprocessors: int) -> int:
+    """Directions whose gradient is made at once: one, in less memory, where it fills a GPU alone.
+
+    Args:
+        shape: Of the scan.
+        num_states: N.
+        num_multiprocessors: Of the GPU.
+    """
+    resident = num_multiprocessors * (_RESIDENT_THREADS // THREADS[num_states])
+    fills = shape.videos * shape.blocks >= _FULL * resident
+    return 1 if fills else max(1, int(shape.directions))
+
+
+def videos_at_once(shape: Shape, num_states: int, size: int) -> int:
     """Videos whose gradient is made at once: each block has its own sums of B's and C's gradients.
 
     With few channels to a block (64 states: eight) these take more memory than all else.
@@ -81,8 +95,9 @@ def videos_at_once(shape: Shape, num_states: int) -> int:
     Args:
         shape: Of the scan.
         num_states: N.
+        size: Bytes of a sum.
     """
-    of_video = shape.directions * shape.length * shape.blocks * 2 * num_states * 4  # float32
+    of_video = shape.directions * shape.length * shape.blocks * 2 * num_states * size
     return int(max(1, _MOST_BYTES_OF_SUMS // max(1, of_video)))
 
 

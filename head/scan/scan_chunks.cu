@@ -42,8 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) walk_c
       if (first + piece.t < p.length) {
         const int at = p.position(first + piece.t);
         float raw[8], shift[8];
-        widen(load8(delta + (i64)at * sd.l + piece.channel, piece.left), raw);
-        widen(load8(values + (i64)at * sv.l + piece.channel, piece.left), x);
+        widen(load8(delta + row_at(at, sd.l) + piece.channel, piece.left), raw);
+        widen(load8(values + row_at(at, sv.l) + piece.channel, piece.left), x);
         read8(&biases[piece.group * 8], shift);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {

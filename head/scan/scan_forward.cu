@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
     const float* __restrict__ bias, const int* __restrict__ lengths, Value* __restrict__ y,
     Kept* __restrict__ kept, Shape s, Stride su, Stride sd, Stride sB, Stride sC, Stride sy
     OF_CHUNK) {
-  __shared__ __align__(16) float tile_dt[TILE][ROW], tile_x[TILE][ROW];
+  __shared__ __align__(16) float2 tile_dt_x[TILE][CHANNELS];  // x becomes y
   __shared__ __align__(16) float tile_B[TILE][N_STATE], tile_C[TILE][N_STATE];
   __shared__ __align__(16) float skips[CHANNELS], biases[CHANNELS];
   const Place p(s, lengths);
@@ -18,11 +18,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     rate[i] = p.e < s.width ? A[((i64)p.x * s.width + p.e) * N_STATE + p.q * 4 + i] * LOG2E : 0.f;
-  for (int c = p.tid; c < CHANNELS; c += THREADS) {
-    const int e = p.block * CHANNELS + c;
-    skips[c] = e < s.width ? D[p.x * s.width + e] : 0.f;
-    biases[c] = e < s.width ? bias[p.x * s.width + e] : 0.f;
-  }
+  load_constants(D, bias, p, s, skips, biases);
   const Span tiles(s, chunk_tiles);
   begin_with(begins, p, s, h);
   u += p.x * su.x + p.b * su.b;
@@ -37,11 +33,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
       const int step = tile * TILE + piece.t;
       if (piece.is_there && step < p.length) {
         const int at = p.position(step);
-        next_u[k] = load8(u + (i64)at * su.l + piece.channel, piece.left);
-        next_delta[k] = load8(delta + (i64)at * sd.l + piece.channel, piece.left);
+        next_u[k] = load8(u + row_at(at, su.l) + piece.channel, piece.left);
+        next_delta[k] = load8(delta + row_at(at, sd.l) + piece.channel, piece.left);
       }
     }
   };
+  const int pair = pair_of(p.c);
   fetch(tiles.first);
   for (int tile = tiles.first; tile < tiles.end; ++tile) {
     const int first = tile * TILE;
@@ -64,21 +61,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
           x[i] = dt[i] * value[i];
         }
       }
-      write8(&tile_dt[piece.t][piece.group * 8], dt);
-      write8(&tile_x[piece.t][piece.group * 8], x);
+      write_pairs(tile_dt_x[piece.t], piece.group, dt, x);
     }
     load_projections(B, C, sB, sC, p, first, tile_B, tile_C);
     if (tile + 1 < tiles.end) fetch(tile + 1);
     __syncthreads();
     if (kept && p.e < s.width)
-      keep4(&kept[((((i64)p.x * s.videos + p.b) * s.tiles + tile) * s.width + p.e) * N_STATE +
-                  p.q * 4], h);
+      *(Four*)&kept[((((i64)p.x * s.videos + p.b) * s.tiles + tile) * s.width + p.e) * N_STATE +
+                    p.q * 4] = held(h);
 #pragma unroll 2
     for (int t0 = 0; t0 < TILE; t0 += 4) {
       float sum[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const float dt = tile_dt[t0 + j][p.c], x = tile_x[t0 + j][p.c];
+        const float dt = tile_dt_x[t0 + j][pair].x, x = tile_dt_x[t0 + j][pair].y;
         const float4 b = read4(&tile_B[t0 + j][p.q * 4]), c = read4(&tile_C[t0 + j][p.q * 4]);
         h[0] = fmaf(exp2_fast(dt * rate[0]), h[0], x * b.x);
         h[1] = fmaf(exp2_fast(dt * rate[1]), h[1], x * b.y);
@@ -89,20 +85,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_FORWARD) scan_f
       const int index = reduce<4, 16, WARP_CHANNELS>(sum, p.lane);
       __syncwarp();
 #pragma unroll
-      for (int j = 0; j < LEFT_OF(4, SPLIT); ++j) tile_x[t0 + index + j][p.c] = sum[j];
+      for (int j = 0; j < LEFT_OF(4, SPLIT); ++j) tile_dt_x[t0 + index + j][pair].y = sum[j];
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < PIECES; ++k) {
       const Piece piece(p, s, k);
       if (!piece.is_there || first + piece.t >= s.length) continue;
-      float out[8], skip[8], value[8];
-      read8(&tile_x[piece.t][piece.group * 8], out);
+      float out[8], skip[8], value[8], dt[8];
+      read_pairs(tile_dt_x[piece.t], piece.group, dt, out);
       read8(&skips[piece.group * 8], skip);
       widen(own_u[k], value);
 #pragma unroll
       for (int i = 0; i < 8; ++i) out[i] = fmaf(skip[i], value[i], out[i]);
-      store8(y + (i64)p.position(first + piece.t) * sy.l + piece.channel, out, piece.left);
+      store8(y + row_at(p.position(first + piece.t), sy.l) + piece.channel, out, piece.left);
     }
   }
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from muse.head.scan.grid import THREADS, TILE
 from muse.pipeline.kernels.cuda_kernels import DTYPES, Kernel, compile_kernels
 
 _HERE = Path(__file__).parent
@@ -57,7 +58,13 @@ def kernels_for(
     )
     if is_chunked:
         macros["CHUNKED"] = 1
-    by_name = {"N_STATE": num_states, "DTYPE": DTYPES[u.dtype], "ALIGNED": int(is_aligned)}
+    by_name = {
+        "N_STATE": num_states,
+        "THREADS": THREADS[num_states],
+        "TILE": TILE[num_states],
+        "DTYPE": DTYPES[u.dtype],
+        "ALIGNED": int(is_aligned),
+    }
     return _kernels(source, tuple((by_name | macros).items()), u.device)
 
 

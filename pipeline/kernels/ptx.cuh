@@ -17,6 +17,19 @@ __device__ __forceinline__ unsigned two_bf16_of(float low, float high) {
   return r;
 }
 
+// A float32 that is a bfloat16, in both halves of a register.
+__device__ __forceinline__ unsigned both_halves_of(float v) {
+  unsigned r;
+  asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; mov.b32 %0, {high, high}; }" : "=r"(r) : "f"(v));
+  return r;
+}
+// Both products of two pairs of them, rounded; minus zero is what adds nothing.
+__device__ __forceinline__ unsigned products_of_bf16(unsigned a, unsigned b) {
+  unsigned r;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));
+  return r;
+}
+
 __device__ __forceinline__ float exp2_fast(float v) {
   float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r;
 }

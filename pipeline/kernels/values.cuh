@@ -31,4 +31,8 @@ __device__ __forceinline__ Value narrow(float v) { return Kind<DTYPE>::narrow(v)
 __device__ __forceinline__ float sigmoid(float v) {
   return __fdividef(1.f, 1.f + exp2_fast(-v * LOG2E));
 }
+// Where a row lies, from the first: no stride is negative, and one instruction tells a product of these.
+__device__ __forceinline__ i64 row_at(int row, int stride) {
+  return (i64)((unsigned long long)(unsigned)row * (unsigned)stride);
+}
 struct Stride { i64 x, b; int l; };  // of an array (X, B, L, ...), elements; its last axis is dense

@@ -7,21 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from muse.head.mixers import fused, fused_block
+from muse.head.mixers import fused
 from muse.head.mixers.choice import Mixer, new_mixer
 from muse.head.residual import ResMambaBlock
-
-OF_MIXER = ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "gate_forward",
-            "gate_backward")  # fmt: skip
-OF_BLOCK = ("norm_forward", "norm_backward", "narrow_and_sum")
 
 
 @pytest.fixture
 def fused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether blocks run fused, on the kernels' plain side."""
-    for module, names in ((fused, OF_MIXER), (fused_block, OF_BLOCK)):
-        for name in names:
-            monkeypatch.setattr(module, name, getattr(plain_kernels, name))
+    plain_kernels.stand_in(monkeypatch)
     return lambda is_fused: monkeypatch.setattr(fused, "runs_fused", lambda *_, **__: is_fused)
 
 

@@ -22,15 +22,10 @@ def steps_of(mixer: nn.Module, tokens: Tensor, length_B: Tensor | None) -> list[
     return [out, *gradients]
 
 
-KERNELS = ("scan_forward", "scan_backward", "conv_forward", "conv_backward", "gate_forward",
-           "gate_backward")  # fmt: skip
-
-
 @pytest.fixture
 def fused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether mixers run fused, on the kernels' plain side."""
-    for name in KERNELS:
-        monkeypatch.setattr(fused, name, getattr(plain_kernels, name))
+    plain_kernels.stand_in(monkeypatch)
     return lambda is_fused: monkeypatch.setattr(fused, "runs_fused", lambda *_, **__: is_fused)
 
 

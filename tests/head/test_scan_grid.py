@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from muse.head.scan.grid import TILE, Chunks, chunks_of, in_chunks, shape_of, videos_at_once
+from muse.head.scan.grid import (
+    TILE,
+    Chunks,
+    chunks_of,
+    directions_at_once,
+    in_chunks,
+    shape_of,
+    videos_at_once,
+)
 
 H200 = 132  # multiprocessors
 
@@ -47,15 +55,25 @@ def test_chunks_are_all_tiles_and_none_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_states", "length", "videos"),
+    ("num_states", "length", "size", "videos"),
     [
-        (64, 3_060, 5),  # of 401 MB each: 2 directions, 3,060 tokens, 128 blocks, 128 sums
-        (16, 3_060, 171),  # an eighth of the blocks, a quarter of the sums
-        (64, 1_000_000, 1),
+        (64, 3_060, 4, 5),  # of 401 MB each: 2 directions, 3,060 tokens, 128 blocks, 128 sums
+        (64, 3_060, 2, 10),  # of half the bytes
+        (16, 3_060, 4, 171),  # an eighth of the blocks, a quarter of the sums
+        (64, 1_000_000, 4, 1),
     ],
 )
 def test_sums_of_the_videos_at_once_take_two_gigabytes(
-    num_states: int, length: int, videos: int
+    num_states: int, length: int, size: int, videos: int
 ) -> None:
     u, A = torch.empty(2, 999, length, 1024, device="meta"), torch.empty(2, 1024, num_states)
-    assert videos_at_once(shape_of(u, A, 2), num_states) == videos
+    assert videos_at_once(shape_of(u, A, 2), num_states, size) == videos
+
+
+@pytest.mark.parametrize(
+    ("videos", "together"),
+    [(32, 1), (30, 1), (29, 2), (1, 2)],  # 8 blocks of channels each; 264 are resident at once
+)
+def test_a_direction_that_fills_a_gpu_has_its_gradient_alone(videos: int, together: int) -> None:
+    u, A = torch.empty(2, videos, 99, 512, device="meta"), torch.empty(2, 512, 16)
+    assert directions_at_once(shape_of(u, A, 2), 16, 132) == together

@@ -29,6 +29,8 @@ void run_blocks(
 
 namespace {
 
+struct alignas(8) float2 { float x, y; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -68,6 +70,16 @@ inline unsigned short fp16_of(float v) {
 inline float of_fp16(unsigned short v) { _Float16 half; std::memcpy(&half, &v, 2); return half; }
 inline unsigned two_bf16_of(float low, float high) {
   return bf16_of(low) | (unsigned)bf16_of(high) << 16;
+}
+inline unsigned both_halves_of(float v) {
+  const unsigned high = bits_of(v) >> 16;
+  return high << 16 | high;
+}
+inline unsigned products_of_bf16(unsigned a, unsigned b) {
+  const auto product = [](unsigned high_a, unsigned high_b) {
+    return bf16_of(__uint_as_float(high_a) * __uint_as_float(high_b));
+  };
+  return product(a << 16, b << 16) | (unsigned)product(a & 0xffff0000u, b & 0xffff0000u) << 16;
 }
 inline float without_denormals(float v) { return std::fpclassify(v) == FP_SUBNORMAL ? 0.f : v; }
 inline float exp2_fast(float v) { return without_denormals(std::exp2(without_denormals(v))); }

@@ -8,7 +8,7 @@ from tests.head.plain_kernels import conv_in_words, gate_in_words
 from tests.host_kernels.closeness import TOLERANCE, assert_close
 from torch import Tensor
 
-from muse.head.mixers import fused
+from muse.head.mixers import fused, fused_gradients
 from muse.head.mixers.choice import new_mixer
 from muse.head.residual import ResMambaBlock
 from muse.head.scan import cuda_block
@@ -103,6 +103,23 @@ def test_every_element_is_written(width: int, monkeypatch: pytest.MonkeyPatch) -
 def runs_fused(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether blocks run fused, on CPU tensors too."""
     return lambda is_so: monkeypatch.setattr(fused, "runs_fused", lambda *_, **__: is_so)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1"])
+def test_directions_may_take_turns(
+    mixer: str, runs_fused: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_fused(True)
+    its = new_mixer(mixer, 16, d_state=16, d_conv=4, expand=1, scan="cpu")  # type: ignore[arg-type]
+    tokens, length_B = torch.randn(3, 70, 16), torch.tensor([70, 33, 1])
+    results = []
+    for number in (1, 2):
+        monkeypatch.setattr(fused_gradients, "directions_of_a_turn", lambda *_, n=number: n)
+        own = tokens.clone().requires_grad_()
+        out = its(own, length_B)
+        results.append(torch.autograd.grad(out.sum(), [own, *its.parameters()]))
+    assert_close(*results, 1e-6)
 
 
 @pytest.mark.slow

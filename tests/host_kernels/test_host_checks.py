@@ -10,16 +10,16 @@ from tests.host_kernels.host_build import KernelError
 from tests.host_kernels.test_host_scan import inputs_of
 
 from muse.head.scan import cuda as cuda_scan
-from muse.head.scan import scan_kernels
+from muse.head.scan import cuda_gradients, scan_kernels
 from muse.head.scan.grid import in_chunks
 from muse.pipeline.kernels import quick_gelu, row_norm
 
 pytestmark = pytest.mark.usefixtures("host_kernels")
 
 Plant = Callable[[str, str, str, int], None]
-# Of the scan, by their places. Two more of scan_backward.cu, 0 and 4, follow another one.
+# Of the scan, by their places.
 BARRIERS = [("scan_forward.cu", n) for n in (0, 1, 2)]
-BARRIERS += [("scan_backward.cu", n) for n in (1, 2, 3, 5)]
+BARRIERS += [("scan_backward.cu", n) for n in range(6)]
 BARRIERS += [("scan_chunks.cu", n) for n in (0, 1)]
 
 
@@ -50,8 +50,8 @@ def norm_gradient() -> None:
     row_norm.norm_backward(x, None, x, weight, 1e-5, None)
 
 
-def scan_gradient(num_tokens: int = 40) -> None:
-    own = inputs_of((1, 1, num_tokens, 16), 16, torch.float32)
+def scan_gradient(num_tokens: int = 40, dtype: torch.dtype = torch.float32) -> None:
+    own = inputs_of((1, 1, num_tokens, 16), 16, dtype)
     torch.autograd.grad(cuda_scan.selective_scan(*own).sum(), own)
 
 
@@ -97,15 +97,17 @@ def test_shared_memory_that_nobody_has_written_is_no_number(plant: Plant) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("source", "place"), BARRIERS)
 def test_each_barrier_of_the_scan_is_missed(
-    source: str, place: int, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    source: str, place: int, dtype: torch.dtype, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(source, "__syncthreads();", "", place)
+    plant(source, "__syncthreads();", ";", place)
     if source == "scan_chunks.cu":
-        monkeypatch.setattr(cuda_scan, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 2))
+        for module in (cuda_scan, cuda_gradients):
+            monkeypatch.setattr(module, "chunks_of", lambda shape, *_: in_chunks(shape.tiles, 2))
     with pytest.raises(KernelError, match="threads race"):
-        scan_gradient(num_tokens=100)
+        scan_gradient(100, dtype)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from tests.host_kernels.test_host_scan import check, inputs_of
 from torch import Tensor
 
 from muse.head.scan import cuda as cuda_scan
+from muse.head.scan import cuda_gradients
 from muse.head.scan.grid import Chunks, Shape, in_chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("host_kernels")]
@@ -24,7 +25,8 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Force:
         def chunks_of(shape: Shape, *_: int) -> Chunks:
             return Chunks(number, tiles) if tiles else in_chunks(shape.tiles, number)
 
-        monkeypatch.setattr(cuda_scan, "chunks_of", chunks_of)
+        for module in (cuda_scan, cuda_gradients):
+            monkeypatch.setattr(module, "chunks_of", chunks_of)
 
     return forced
 
@@ -68,11 +70,11 @@ def test_videos_that_are_done_one_by_one_give_the_same_bits(
     together = all_of(lengths, num_states, torch.bfloat16)
     asked = []
 
-    def one(shape: Shape, _: int) -> int:
+    def one(shape: Shape, *_: int) -> int:
         asked.append(shape.videos)
         return 1
 
-    monkeypatch.setattr(cuda_scan, "videos_at_once", one)
+    monkeypatch.setattr(cuda_gradients, "videos_at_once", one)
     assert all(map(torch.equal, all_of(lengths, num_states, torch.bfloat16), together))
     assert asked == [2]
 
