@@ -47,11 +47,14 @@ test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
 	@# Two processes, one a core; each prints its own summary when it has ended.
 	$(if $(K),$(PYTEST) -k '$(K)',@$(MAKE) --no-print-directory -k -j2 --output-sync=target test-heads test-rest)
 
+# The last ones sleep, which evens out what the others of tests/pipeline wait for processes.
+HEADS := tests/cli tests/head tests/host_kernels $(wildcard tests/pipeline/test_speed_*.py)
+
 test-heads: $(INSTALLED)
-	$(PYTEST) tests/cli tests/head tests/host_kernels
+	$(PYTEST) $(HEADS)
 
 test-rest: $(INSTALLED)
-	$(PYTEST) --ignore=tests/cli --ignore=tests/head --ignore=tests/host_kernels
+	$(PYTEST) $(HEADS:%=--ignore=%)
 
 test-slow: $(INSTALLED) ## The tests marked slow, some minutes
 	$(BIN)/python -m pytest -q -m 'slow and not gpu' --durations=5
