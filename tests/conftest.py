@@ -182,6 +182,7 @@ def _make_video(
         stream = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1  # with more, libvpx takes 1.2 s for what takes 0.03 s
         for index in range(num_frames):
             pixels = np.empty((size[1], size[0], 3), dtype=np.uint8)
             pixels[:] = _colour_of(index) if image is None else image

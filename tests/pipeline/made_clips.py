@@ -85,6 +85,7 @@ def made(clip: MadeClip, folder: Path, *, num_frames: int = 40) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(clip.codec, rate=10, options=clip.options)
         stream.width, stream.height, stream.pix_fmt = width, height, clip.pix_fmt
+        stream.codec_context.thread_count = 1  # with more, libvpx takes 1.2 s for what takes 0.03 s
         for index in range(num_frames):
             pixels = np.ascontiguousarray(still[index : index + height])
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
