@@ -125,9 +125,10 @@ class ZarrStore:
         """The rows that the header counts: a growth that was cut off may have left more."""
         try:
             content = self.storage.read(name)
-            there = pq.read_schema(pa.BufferReader(content)).names
+            file = pq.ParquetFile(pa.BufferReader(content))
+            there = file.schema_arrow.names
             names = [*columns, *(column for column in optional if column in there)]
-            table = pq.read_table(pa.BufferReader(content), columns=names)
+            table = file.read(columns=names)
         except (OSError, pa.ArrowException) as error:
             words = " ".join(str(error).split())
             raise StoreError(

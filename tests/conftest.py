@@ -4,12 +4,16 @@ A made video tells each frame's index by its colour, so a test can read back whi
 decoded after any crop, resize and codec. Nothing of third parties is stored in the repository.
 """
 
+import functools
+import gc
 import json
+import logging
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,41 @@ TINY_CLIP: dict[str, Any] = {
 }
 _NUM_THREADS = int(os.environ.get("OMP_NUM_THREADS", "0"))
 _LEVELS, _STEP, _DARKEST = 8, 30, 20  # each colour channel is an octal digit of the frame's index
+
+
+# -- the time that tests take besides their own ----------------------------------------------------
+
+
+class _OpenClipAlone(MetaPathFinder):
+    """While open_clip is imported there is no transformers, which it then does without.
+
+    It would load it, 2 s, for text towers that no default test has; who imports it later finds it.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        spec = getattr(sys.modules.get("open_clip"), "__spec__", None)
+        if name == "transformers" and getattr(spec, "_initializing", False):
+            raise ModuleNotFoundError(f"no {name} while open_clip is imported", name=name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is collected: what is imported stays
+    if config.option.markexpr == "not slow and not gpu":  # other tiers have the whole open_clip
+        sys.meta_path.insert(0, _OpenClipAlone())
+
+
+def pytest_collection_finish() -> None:
+    """What each test would otherwise pay for the modules that are loaded by now.
+
+    The collector of garbage needs not look at them again. And pytest adds its handlers, six times
+    a test, to each logger that hands nothing on to the root's: torch has 45 of them.
+    """
+    gc.enable()
+    gc.freeze()
+    gc.set_threshold(10_000)  # of 700, at which it looks through what open_clip will load
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name.split(".")[0] == "torch":
+            logger.propagate = True
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +182,7 @@ def _make_video(
         stream = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1  # with more, libvpx takes 1.2 s for what takes 0.03 s
         for index in range(num_frames):
             pixels = np.empty((size[1], size[0], 3), dtype=np.uint8)
             pixels[:] = _colour_of(index) if image is None else image
@@ -174,7 +214,7 @@ def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The spec of a random CLIP ViT with 2 x 2 patches and D = 32, known in this process only.
 
     Models that muse refuses lie beside it: muse-tiny-avg, muse-tiny-wide and muse-tiny-resnet; and
@@ -195,7 +235,12 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
         config = {**TINY_CLIP, "vision_cfg": {**vision, **change}}
         (folder / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
     open_clip.add_model_config(folder)
-    return "openclip:muse-tiny/random:0"
+    with pytest.MonkeyPatch.context() as patch:  # its 49,000 merges are read once
+        made_once = functools.cache(open_clip.SimpleTokenizer)
+        patch.setattr(open_clip.factory, "SimpleTokenizer", made_once)
+        # How quick the device is does not matter: a 4096th of the products that runs measure it by.
+        patch.setattr("muse.pipeline.speed.device_probe._SIDE_CPU", 64)
+        yield "openclip:muse-tiny/random:0"
 
 
 @pytest.fixture(scope="session")

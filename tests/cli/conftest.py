@@ -1,13 +1,15 @@
 """What tests of the command line share: running it in this process, and a folder of clips."""
 
 import csv
+import functools
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
 from muse.cli.app import main
 from muse.pipeline.datasets.folder import list_folder
@@ -24,9 +26,19 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(scope="session")
+def _commands_made_once() -> Iterator[None]:
+    """Typer makes all commands of all functions anew whenever one is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture
 def muse(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    _commands_made_once: None,
 ) -> Callable[..., Outcome]:
     """``muse ARGUMENTS`` as the script runs it, without a process of its own."""
 

@@ -1,6 +1,7 @@
 """Whose gradient an embedding has: against the whole Jacobian, and what the spec of MUSE says."""
 
 import dataclasses
+import functools
 from typing import get_args
 
 import pytest
@@ -177,6 +178,7 @@ def test_a_closed_gate_leaves_everything_to_the_class_tokens() -> None:
     assert found.share_of_scales == 0
 
 
+@functools.cache
 def release_shares(readout: Readout) -> GradientShares:
     """Of a new head of the published initialiser: 4 class tokens and 336 cells a video."""
     torch.manual_seed(0)

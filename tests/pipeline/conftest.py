@@ -1,6 +1,6 @@
 """What tests of the pipeline share: the parts of a small store, and runs over files of one word."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,31 @@ def plain_encoder() -> Callable[..., PlainEncoder]:
 
 
 # -- runs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file of tests may keep what many of them begin with (`Runs.begin_as`)."""
+    return tmp_path_factory.mktemp("kept") / "runs"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _arrays_described_once() -> Iterator[None]:
+    """Zarr takes milliseconds to describe a store's arrays, which are alike in most tests."""
+    known: dict[Any, dict[str, bytes]] = {}
+
+    def described(header: StoreHeader) -> dict[str, bytes]:
+        numbers = (header.num_videos, header.num_captions, header.shard_size)
+        views = (header.views, header.encoder, header.sampling.num_frames)
+        key = (*numbers, *views, zarr_layout.CAPTIONS_PER_SHARD)
+        if key not in known:
+            known[key] = real(header)
+        return known[key]
+
+    real = zarr_layout.array_metadata
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr_layout, "array_metadata", described)
+        yield
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class MadeClip:
 
 
 _X265 = "keyint=12:log-level=none"
+_QUICK = {"preset": "ultrafast"}  # its B-frames and open groups are what is asked for
 EXACT = [
     MadeClip(name="no_b.mp4", options={"bf": "0", "g": "12"}),
     MadeClip(name="b.mp4", options={"bf": "3", "g": "12"}),
@@ -47,8 +48,12 @@ EXACT = [
         name="bt709.mp4",
         options={"x264-params": "colormatrix=bt709:colorprim=bt709:transfer=bt709"},
     ),
-    MadeClip(name="hevc.mp4", codec="libx265", options={"x265-params": f"{_X265}:open-gop=1"}),
-    MadeClip(name="hevc_b.mkv", codec="libx265", options={"x265-params": f"{_X265}:bframes=4"}),
+    MadeClip(
+        name="hevc.mp4", codec="libx265", options=_QUICK | {"x265-params": f"{_X265}:open-gop=1"}
+    ),
+    MadeClip(
+        name="hevc_b.mkv", codec="libx265", options=_QUICK | {"x265-params": f"{_X265}:bframes=4"}
+    ),
     MadeClip(
         name="vp9.webm",
         codec="libvpx-vp9",
@@ -64,7 +69,7 @@ OTHER = [
         name="hevc_ten_bits.mp4",
         codec="libx265",
         pix_fmt="yuv420p10le",
-        options={"x265-params": _X265},
+        options=_QUICK | {"x265-params": _X265},
         is_exact=False,
     ),
     MadeClip(name="mpeg4.mp4", codec="mpeg4", options={"bf": "2", "g": "12"}, is_exact=False),
@@ -80,6 +85,7 @@ def made(clip: MadeClip, folder: Path, *, num_frames: int = 40) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(clip.codec, rate=10, options=clip.options)
         stream.width, stream.height, stream.pix_fmt = width, height, clip.pix_fmt
+        stream.codec_context.thread_count = 1  # with more, libvpx takes 1.2 s for what takes 0.03 s
         for index in range(num_frames):
             pixels = np.ascontiguousarray(still[index : index + height])
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

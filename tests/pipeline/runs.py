@@ -1,7 +1,8 @@
 """Runs of `extract` over files of one word, in this process and in milliseconds."""
 
 import csv
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ class Runs:
         """Writes ``a="7"`` as ``a.mp4``."""
         for stem, content in files.items():
             (self.folder / f"{stem}.mp4").write_text(str(content), encoding="utf-8")
+
+    def begin_as(self, kept: Path, make: Callable[["Runs"], object]) -> "Runs":
+        """Begins with the files and the store that ``make`` makes, which it does once, in ``kept``.
+
+        They are copied from there, with their times. Nothing is in `decoded`.
+        """
+        if not kept.is_dir():
+            first = Runs(folder=kept / self.folder.name, out=kept / self.out.name)
+            first.folder.mkdir(parents=True)
+            make(first)
+        shutil.copytree(kept, self.folder.parent, dirs_exist_ok=True)
+        self.decoded.clear()
+        return self
 
     def config(self, **settings: Any) -> ExtractConfig:
         """Two videos a shard; decoded one after the other."""

@@ -19,12 +19,15 @@ NEW = [*OLD, ("a", "twelve"), ("m", "seventeen")]
 
 
 @pytest.fixture
-def grown(runs: Runs) -> Runs:
+def grown(runs: Runs, kept: Path) -> Runs:
     """Three videos and three captions; then three more videos and two captions."""
-    runs.put(m=1, n=2, z=3)
-    runs.run(OLD)
-    runs.put(a=4, b="corrupt", o=5)
-    return runs
+
+    def make(first: Runs) -> None:
+        first.put(m=1, n=2, z=3)
+        first.run(OLD)
+        first.put(a=4, b="corrupt", o=5)
+
+    return runs.begin_as(kept, make)
 
 
 def test_new_videos_come_after_the_others_in_their_own_order(grown: Runs) -> None:

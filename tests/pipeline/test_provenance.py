@@ -7,6 +7,7 @@ that would use the store is asked to.
 import base64
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,12 +70,15 @@ def mutated(header: StoreHeader, name: str) -> StoreHeader:
 
 
 @pytest.fixture
-def extracted(runs: Runs) -> Runs:
+def extracted(runs: Runs, kept: Path) -> Runs:
     """A store of one video, and a second video that it lacks."""
-    runs.put(a=7)
-    runs.run()
-    runs.put(b=9)
-    return runs
+
+    def make(first: Runs) -> None:
+        first.put(a=7)
+        first.run()
+        first.put(b=9)
+
+    return runs.begin_as(kept, make)
 
 
 def test_these_are_all_the_fields(extracted: Runs) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from runs import Runs, few_of
@@ -21,13 +22,15 @@ def retry(*reasons: str) -> RedoRules:
 
 
 @pytest.fixture
-def failed(runs: Runs) -> Runs:
+def failed(runs: Runs, kept: Path) -> Runs:
     """Two of four videos failed and a fifth is missing; then all are mended."""
-    runs.put(a=1, b="corrupt", c="timeout", d=4)
-    runs.run(CAPTIONS)
-    runs.put(b=2, c=3, gone=5)
-    runs.decoded.clear()
-    return runs
+
+    def make(first: Runs) -> None:
+        first.put(a=1, b="corrupt", c="timeout", d=4)
+        first.run(CAPTIONS)
+        first.put(b=2, c=3, gone=5)
+
+    return runs.begin_as(kept, make)
 
 
 # -- failed videos -------------------------------------------------------------------------------

@@ -52,11 +52,14 @@ def doubler(plain_encoder: Callable[..., Any]) -> Callable[..., Doubler]:
 
 
 @pytest.fixture
-def source(runs: Runs) -> Runs:
+def source(runs: Runs, kept: Path) -> Runs:
     """Six files, one of them no video; two a shard."""
-    runs.put(a=10, b=20, c="not_a_video", d=40, e=50, f=60)
-    runs.run([("a", "one"), ("d", "three")], thumbnails=True)
-    return runs
+
+    def make(first: Runs) -> None:
+        first.put(a=10, b=20, c="not_a_video", d=40, e=50, f=60)
+        first.run([("a", "one"), ("d", "three")], thumbnails=True)
+
+    return runs.begin_as(kept, make)
 
 
 @pytest.fixture

@@ -38,11 +38,14 @@ UNCOUNTED = {"run.json", "failures.jsonl", ".lock"}
 
 
 @pytest.fixture
-def whole(runs: Runs) -> Runs:
+def whole(runs: Runs, kept: Path) -> Runs:
     """Five videos, of which the fourth is broken and the fifth missing; three captions."""
-    runs.put(a=1, b=2, c=3, d="corrupt")
-    runs.run(CAPTIONS)
-    return runs
+
+    def make(first: Runs) -> None:
+        first.put(a=1, b=2, c=3, d="corrupt")
+        first.run(CAPTIONS)
+
+    return runs.begin_as(kept, make)
 
 
 def checked(runs: Runs) -> VerifyReport:
