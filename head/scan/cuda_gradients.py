@@ -63,6 +63,13 @@ def scan_backward_into(
     directions: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`scan_backward` that writes u's gradient to ``du`` and delta's over ``delta``."""
+    if torch.compiler.is_compiling():  # it knows the operator, which writes over nothing
+        its_du, ddelta, *rest = scan_backward(
+            dy, states, u, delta, A, B, C, D, bias, lengths, directions
+        )
+        du.copy_(its_du)
+        delta.copy_(ddelta)
+        return rest[0], rest[1], rest[2]
     if not dy.numel():
         return tuple(tensor.zero_() for tensor in _empty_gradients(u, A)[2:])  # type: ignore[return-value]
     tensors = (du, delta, dy, states, u, delta, B, C)
@@ -133,6 +140,8 @@ def directions_of_a_turn(u: Tensor, A: Tensor) -> int:
         u: (X, B, L, E).
         A: (X, E, N).
     """
+    if torch.compiler.is_compiling():
+        return len(A)
     shape = shape_of(u, A, 0)
     return directions_at_once(shape, A.shape[-1], num_multiprocessors(u.device))
 

@@ -105,13 +105,23 @@ def runs_fused(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return lambda is_so: monkeypatch.setattr(fused, "runs_fused", lambda *_, **__: is_so)
 
 
+def new_block(mixer: str) -> ResMambaBlock:
+    block = ResMambaBlock(
+        16,
+        new_mixer(mixer, 16, d_state=16, d_conv=4, expand=1, scan="cpu"),  # type: ignore[arg-type]
+        dropout=0.0,
+    )
+    torch.nn.init.normal_(block.gate.weight, std=0.2)  # a closed gate sends no gradient back
+    return block
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1"])
 def test_directions_may_take_turns(
     mixer: str, runs_fused: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs_fused(True)
-    its = new_mixer(mixer, 16, d_state=16, d_conv=4, expand=1, scan="cpu")  # type: ignore[arg-type]
+    its = new_block(mixer)
     tokens, length_B = torch.randn(3, 70, 16), torch.tensor([70, 33, 1])
     results = []
     for number in (1, 2):
@@ -123,17 +133,28 @@ def test_directions_may_take_turns(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1"])
+def test_the_compiler_sees_one_graph_and_the_same_block(
+    mixer: str, runs_fused: Callable[[bool], None]
+) -> None:
+    runs_fused(True)
+    its = new_block(mixer)
+    tokens = torch.randn(2, 40, 16)
+    results = []
+    for module in (its, torch.compile(its, backend="aot_eager", fullgraph=True)):
+        own = tokens.clone().requires_grad_()
+        out = module(own, None)
+        results.append([out, *torch.autograd.grad(out.sum(), [own, *its.parameters()])])
+    assert_close(*results, 1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["bimamba-v2", "bimamba-v1", "mamba"])
 @pytest.mark.parametrize("autocasts", [False, True])
 def test_a_block_and_its_gradients_are_those_of_float64(
     mixer: str, autocasts: bool, runs_fused: Callable[[bool], None]
 ) -> None:
-    block = ResMambaBlock(
-        16,
-        new_mixer(mixer, 16, d_state=16, d_conv=4, expand=1, scan="cpu"),  # type: ignore[arg-type]
-        dropout=0.0,
-    )
-    torch.nn.init.normal_(block.gate.weight, std=0.2)  # a closed gate sends no gradient back
+    block = new_block(mixer)
     tokens, length_B = torch.randn(3, 70, 16), torch.tensor([70, 33, 1])
     is_token = (torch.arange(70) < length_B[:, None])[..., None]
     results = []
