@@ -43,7 +43,7 @@ check: $(INSTALLED) ## Lint, format, types, import contracts, Dockerfiles
 	test ! -x $(BIN)/hadolint || $(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cpu
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-test: $(INSTALLED) ## The default tests, under 30 s; make test K=store chooses
+test: $(INSTALLED) ## The default tests, about a minute; make test K=store chooses
 	@# Two processes, one a core; each prints its own summary when it has ended.
 	$(if $(K),$(PYTEST) -k '$(K)',@$(MAKE) --no-print-directory -k -j2 --output-sync=target test-heads test-rest)
 
