@@ -30,6 +30,7 @@ case $part in
     run 60 bench_head.py --settings 128x12 --inference
     run 60 bench_head.py --settings 128x12 --mixers muse
     run 120 bench_scan.py --shapes 128x3060 16x3060 16x16320 1x3060 1x100000
+    run 60 bench_scan.py --shapes 128x3060 16x16320 --threads 128
     run 120 bench_head.py --line 16
     ;;
   finetune)
