@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.slow,
     # Of ray itself, on what it finds in the environment.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),
+    pytest.mark.timeout(900),  # Ray starts what was lost as quickly as the machine lets it
 ]
 SECONDS = 150.0  # for Ray to find that a node is gone, and to start workers, on a busy machine
 FLAGS = (

@@ -63,6 +63,7 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read_log(run)]
 
 
+@pytest.mark.timeout(900)  # two runs, and a worker that is started again
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_steps_and_no_bit(store: Path, tmp_path: Path) -> None:
     flags = ("--num-workers", "2", "--epochs", "60")

@@ -25,6 +25,7 @@ from muse.pipeline.store_zarr import ZarrStore
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),  # of ray
+    pytest.mark.timeout(900),  # each kill costs as long as Ray takes to start what it hit
 ]
 NUM_KILLS = 20
 

@@ -14,6 +14,7 @@ from muse.pipeline.store_zarr import ZarrStore
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning"),  # of ray
+    pytest.mark.timeout(900),  # more than `PATIENCE` for each that is waited for
 ]
 NUM_VIDEOS = 300
 PATIENCE = 240.0  # seconds: Ray's processes take half a minute to start on a busy machine
