@@ -36,6 +36,10 @@ import numpy as np
 
 NUM_MADE = 64  # clips of a corpus; more are links to them
 NUM_COMPARED = 8
+OPTIONS = (
+    "encoder", "engine", "kind", "num_frames", "batch_videos", "shard_size", "cores", "view",
+)  # fmt: skip
+"""Of a run, which `in_fresh_process` hands on."""
 _LOOK_SECONDS = 2.0  # between two looks at memory, which take some milliseconds each
 
 
@@ -58,6 +62,7 @@ def run_way(way: str, flags: argparse.Namespace) -> dict[str, Any]:
         processes=flags.cores,
         batch_videos=flags.batch_videos,
         shard_size=flags.shard_size,
+        view=flags.view,
     )
     started = time.perf_counter()
     with _Costs() as costs:
@@ -172,7 +177,7 @@ def measured(name: str, videos: Sequence[Path], flags: argparse.Namespace) -> di
         for round_ in range(flags.rounds):
             for way in flags.ways:
                 out = Path(scratch) / way
-                found = _fresh(way, links, out, flags)
+                found = in_fresh_process(way, links, out, flags)
                 rates[way].append(found["later_videos_per_second"])
                 print(json.dumps({"corpus": name, "round": round_, **found}), flush=True)
             if round_ == 0:
@@ -194,10 +199,11 @@ def measured(name: str, videos: Sequence[Path], flags: argparse.Namespace) -> di
     }
 
 
-def _fresh(way: str, videos: Path, out: Path, flags: argparse.Namespace) -> dict[str, Any]:
+def in_fresh_process(
+    way: str, videos: Path, out: Path, flags: argparse.Namespace
+) -> dict[str, Any]:
     """A run in a process of its own, which has the cores that it may use."""
-    options = ("encoder", "engine", "kind", "num_frames", "batch_videos", "shard_size", "cores")
-    given = [f"--{name.replace('_', '-')}={getattr(flags, name)}" for name in options]
+    given = [f"--{name.replace('_', '-')}={getattr(flags, name)}" for name in OPTIONS]
     command = [sys.executable, __file__, str(videos), f"--out={out}", f"--way={way}", *given]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -235,6 +241,7 @@ def main() -> None:
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--view", default="tokens", help="What muse keeps.")
     parser.add_argument("--way", choices=ways, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     flags = parser.parse_args()

@@ -60,6 +60,8 @@ class Work:
     """Videos a forward pass, in every way."""
     shard_size: int
     """Of muse."""
+    view: str
+    """Of muse."""
 
 
 # -- muse ------------------------------------------------------------------------------------------
@@ -75,6 +77,7 @@ def by_muse(work: Work) -> dict[str, Any]:
         sampling=work.sampling,
         batch_videos=work.batch_videos,
         shard_size=work.shard_size,
+        views=(work.view,),
         finds_duplicates=False,  # the same file under many names is work here
         workers=Workers(num_decoders=work.processes),
     )

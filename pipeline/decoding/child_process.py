@@ -95,13 +95,15 @@ class ChildProcess(Generic[Item, Result]):
         self._peak_bytes = 0
         self.num_asked = 0
         """Items it was sent, answered or not."""
+        self.cpu_seconds = 0.0
+        """CPU time that it had used when it was ready, or last answered."""
         try:
             _start(self._process)
             theirs.close()
             self._share_block()
             if not self._connection.poll(_START_SECONDS):
                 raise TimeoutError(f"no sign of life in {_START_SECONDS:g} s")
-            self._idle_bytes = int(self._received(self._connection.recv))
+            self._idle_bytes, self.cpu_seconds = self._received(self._connection.recv)
         except BaseException:
             self.end()
             raise
@@ -123,14 +125,6 @@ class ChildProcess(Generic[Item, Result]):
             self.taken_bytes >= _NEAR_LIMIT * self._memory_bytes
         )
 
-    @property
-    def cpu_seconds(self) -> float | None:
-        """CPU time that it has used so far; None where the system does not tell."""
-        try:
-            return ticks_of(self._process.pid) / os.sysconf("SC_CLK_TCK")
-        except (OSError, ValueError, IndexError):
-            return None
-
     def ask(self, item: Item, *, timeout_seconds: float) -> Result:
         """What the function gives for an item. After any error the child has to be ended.
 
@@ -146,11 +140,12 @@ class ChildProcess(Generic[Item, Result]):
         with self._told_apart():
             self._connection.send(item)
             self._wait(timeout_seconds)
-        is_answered, result = self._received(lambda: self._block.receive(self._connection))
+        answer = self._received(lambda: self._block.receive(self._connection))
+        is_answered, result, self.cpu_seconds = answer
         if not is_answered:
             raise ProcessOutOfMemoryError("memory ran out")
-        answer: Result = result
-        return answer
+        given: Result = result
+        return given
 
     def end(self) -> None:
         """Kills it, whatever it does."""
@@ -250,7 +245,7 @@ def _serve(
     idle_bytes = _data_bytes(os.getpid())
     if memory_bytes is not None:
         _limit_memory(idle_bytes + memory_bytes)
-    connection.send(idle_bytes)
+    connection.send((idle_bytes, time.process_time()))
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             _answer(function, connection, block)
@@ -259,11 +254,12 @@ def _serve(
 def _answer(function: Callable[[Item], Result], connection: Connection, block: AnswerBlock) -> None:
     item = connection.recv()
     try:
-        block.send((True, function(item)), connection)
+        result = function(item)
+        block.send((True, result, time.process_time()), connection)
         return
     except MemoryError:
-        pass  # what its traceback holds is free after this line
-    block.send((False, None), connection)
+        result = None  # what its traceback holds is free after this line
+    block.send((False, None, time.process_time()), connection)
 
 
 def _limit_memory(max_bytes: int) -> None:
@@ -280,17 +276,6 @@ def _data_bytes(pid: int | None) -> int:
     except OSError:
         return 0
     return int(fields[5]) * resource.getpagesize()
-
-
-def ticks_of(pid: int | None) -> int:
-    """CPU time that a process has used, in the system's ticks.
-
-    Raises:
-        OSError: If there is no such process, or no /proc.
-        ValueError, IndexError: If /proc looks otherwise.
-    """
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
 
 
 def _end_with(parent_pid: int) -> None:

@@ -187,7 +187,7 @@ class IsolatedDecoder:
         self._attempt.start()
 
     def cpu_seconds(self) -> float | None:
-        """CPU time that the present child process has used; None where the system does not tell."""
+        """CPU time that the present child process has used so far; None without one."""
         return self._attempt.cpu_seconds
 
     def close(self) -> None:

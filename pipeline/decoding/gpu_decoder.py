@@ -41,7 +41,7 @@ class GpuDecoder:
         self._on_gpu.start()
 
     def cpu_seconds(self) -> float | None:
-        """CPU time that the process beside the GPU has used; None where nobody tells."""
+        """CPU time that the process beside the GPU has used so far; None without one."""
         return self._on_gpu.cpu_seconds()
 
     def close(self) -> None:

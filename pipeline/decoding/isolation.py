@@ -91,7 +91,7 @@ class IsolatedFunction(Generic[Item, Result]):
 
     @property
     def cpu_seconds(self) -> float | None:
-        """CPU time that the present child has used; None without one, or where nobody tells."""
+        """CPU time that the present child has used until its last answer; None without one."""
         child = self._child
         return child.cpu_seconds if child is not None else None
 

@@ -9,9 +9,10 @@ of videos, rows or stores: which frames lie where in a batch is for `muse.pipeli
 
 # Legend: B frames of a batch, N of a part, H and W of a frame that is still to be resized.
 
+import functools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,12 @@ from muse.errors import EncoderError
 from muse.pipeline.encoders.base import Encoder, largest_bits, require_finite
 from muse.pipeline.encoders.exact_resize import resized_levels
 from muse.pipeline.encoders.pil_resize import Resize
+from muse.pipeline.encoders.recorded_pass import ForwardPass
 from muse.pipeline.encoders.transfers import Transfer, transfers_of
 
 logger = logging.getLogger(__name__)
+
+_VALUES_OF_RUN = 1 << 25  # pixels and channels: resizing takes sixteen bytes of each
 
 Maps = dict[str, NDArray[np.float16]]
 
@@ -63,6 +67,7 @@ class BatchEncoder:
     def __init__(self, encoder: Encoder, *, device: str) -> None:
         self._encoder, self._device = encoder, device
         self._transfers = transfers_of(device)
+        self._pass = ForwardPass(encoder, device=device)
         self._frames_per_pass: int | None = None  # known once a whole batch did not fit
 
     def maps_of(self, batches: Iterable[FrameBatch], views: Sequence[str]) -> Iterator[Maps]:
@@ -99,28 +104,31 @@ class BatchEncoder:
     @torch.no_grad()
     def input_of(self, batch: FrameBatch) -> NDArray[np.uint8]:
         """(B, size, size, 3) RGB: what the encoder is given of a batch."""
-        parts = self._transfers[0].upload([part.frames_NHWC for part in batch.parts])
-        levels_BHWC: NDArray[np.uint8] = self._assembled(batch, parts).cpu().numpy()
+        runs = _runs_of(batch.parts)
+        levels_BHWC: NDArray[np.uint8] = (
+            self._assembled(batch, runs, _uploaded(runs, self._transfers[0])).cpu().numpy()
+        )
         return levels_BHWC
 
     @torch.no_grad()
     def _send(self, batch: FrameBatch, transfer: Transfer, views: Sequence[str]) -> None:
         """Gives the device all that it has to do for a batch."""
-        parts = transfer.upload([part.frames_NHWC for part in batch.parts])
-        maps = self._fitting_maps(batch, parts, views)
+        runs = _runs_of(batch.parts)
+        frames = functools.partial(self._assembled, batch, runs, _uploaded(runs, transfer))
+        maps = self._fitting_maps(frames, batch.num_frames, views)
         bits = torch.stack([largest_bits(maps[view]) for view in views])  # a GPU looks at once
         transfer.download([*(maps[view] for view in views), bits])
 
     def _fitting_maps(
-        self, batch: FrameBatch, parts: Sequence[Tensor], views: Sequence[str]
+        self, assembled: Callable[[], Tensor], num_frames: int, views: Sequence[str]
     ) -> dict[str, Tensor]:
         """A batch's maps in passes of as many frames as fit; a size that did not is left for good.
 
         Raises:
             EncoderError: If one frame does not fit.
         """
-        size = first_size = min(self._frames_per_pass or batch.num_frames, batch.num_frames)
-        while (maps := self._maps_if_they_fit(batch, parts, views, size)) is None:
+        size = first_size = min(self._frames_per_pass or num_frames, num_frames)
+        while (maps := self._maps_if_they_fit(assembled, views, size)) is None:
             if size == 1:
                 raise EncoderError(
                     f"encoder {self._encoder.info.spec}: one frame does not fit into the memory of "
@@ -139,26 +147,29 @@ class BatchEncoder:
         return maps
 
     def _maps_if_they_fit(
-        self, batch: FrameBatch, parts: Sequence[Tensor], views: Sequence[str], size: int
+        self, assembled: Callable[[], Tensor], views: Sequence[str], size: int
     ) -> dict[str, Tensor] | None:
         """None if memory ran out. The error holds what filled it, so it ends here."""
         try:
-            return self._maps_in_passes(self._assembled(batch, parts), views, size)
+            return self._maps_in_passes(assembled(), views, size)
         except torch.OutOfMemoryError:
             return None
 
-    def _assembled(self, batch: FrameBatch, parts: Sequence[Tensor]) -> Tensor:
+    def _assembled(
+        self, batch: FrameBatch, runs: Sequence[Sequence[FramePart]], sent: Sequence[Tensor]
+    ) -> Tensor:
         """(B, size, size, 3) uint8 on the device."""
         side = self._encoder.info.preprocessing.size
         frames_BHWC = torch.zeros(
             (batch.num_frames, side, side, 3), dtype=torch.uint8, device=self._device
         )
-        for part, sent_NHWC in zip(batch.parts, parts, strict=True):
-            place = slice(part.first, part.first + len(sent_NHWC))
-            if part.resize is None:
-                frames_BHWC[place] = sent_NHWC
-            else:
-                frames_BHWC[place] = resized_levels(sent_NHWC, part.resize).permute(0, 2, 3, 1)
+        for run, sent_NHWC in zip(runs, sent, strict=True):
+            resize, levels_NHWC = run[0].resize, sent_NHWC
+            if resize is not None:
+                levels_NHWC = resized_levels(sent_NHWC, resize).permute(0, 2, 3, 1)
+            of_parts = torch.split(levels_NHWC, [len(part.frames_NHWC) for part in run])
+            for part, levels in zip(run, of_parts, strict=True):
+                frames_BHWC[part.first : part.first + len(levels)] = levels
         return frames_BHWC
 
     def _maps_in_passes(
@@ -170,13 +181,37 @@ class BatchEncoder:
         """
         num_frames, passes = len(frames_BHWC), []
         for first in range(0, num_frames, size):
-            maps = self._encoder.frame_maps(
-                _filled_up(frames_BHWC[first : first + size], size), views
-            )
-            passes.append({v: tokens.to(torch.float16).contiguous() for v, tokens in maps.items()})
+            passes.append(self._pass(_filled_up(frames_BHWC[first : first + size], size), views))
         if len(passes) == 1:
             return passes[0]
         return {view: torch.cat([maps[view] for maps in passes])[:num_frames] for view in views}
+
+
+def _uploaded(runs: Sequence[Sequence[FramePart]], transfer: Transfer) -> list[Tensor]:
+    return transfer.upload([[part.frames_NHWC for part in run] for run in runs])
+
+
+def _runs_of(parts: Sequence[FramePart]) -> list[list[FramePart]]:
+    """Parts one behind the other that are resized alike, to be resized at once.
+
+    A part for itself costs a GPU's host more than its arithmetic: thirty launches, of eight videos
+    240. Large frames go alone, whose arithmetic takes memory.
+    """
+    runs: list[list[FramePart]] = []
+    num_values = 0
+    for part in parts:
+        num_values += part.frames_NHWC.size
+        if runs and num_values <= _VALUES_OF_RUN and _are_alike(runs[-1][0], part):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+            num_values = part.frames_NHWC.size
+    return runs
+
+
+def _are_alike(one: FramePart, other: FramePart) -> bool:
+    shapes = one.frames_NHWC.shape[1:], other.frames_NHWC.shape[1:]
+    return one.resize == other.resize and shapes[0] == shapes[1]
 
 
 def _filled_up(frames_BHWC: Tensor, num_frames: int) -> Tensor:

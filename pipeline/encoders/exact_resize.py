@@ -88,4 +88,9 @@ def _halves(span: Span, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
 def _exact_dtype(span: Span) -> torch.dtype:
     """float32 where it holds the sums, and products in it are not allowed to be of fewer bits."""
     is_whole = torch.get_float32_matmul_precision() == "highest"
-    return torch.float32 if is_whole and span.num_taps <= _MOST_TAPS else torch.float64
+    return torch.float32 if is_whole and _has_few_taps(span) else torch.float64
+
+
+@lru_cache(maxsize=64)
+def _has_few_taps(span: Span) -> bool:
+    return span.num_taps <= _MOST_TAPS

@@ -18,11 +18,14 @@ from torch import Tensor
 class Transfer(Protocol):
     """Carries one batch: `upload`, then `download`, then `arrived`, and from the start again."""
 
-    def upload(self, arrays: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
-        """The arrays on the device, until the next call; what is computed next may read them.
+    def upload(self, runs: Sequence[Sequence[NDArray[np.uint8]]]) -> list[Tensor]:
+        """Each run's arrays as one on the device; what is computed next may read them.
 
         Args:
-            arrays: uint8 of any shapes; they may change afterwards.
+            runs: Arrays of uint8 that differ in their lengths alone; they may change afterwards.
+
+        Returns:
+            Of each run its arrays one behind the other, until the next call.
         """
         ...
 
@@ -45,9 +48,9 @@ class NoTransfer:
     def __init__(self) -> None:
         self._tensors: Sequence[Tensor] = ()
 
-    def upload(self, arrays: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    def upload(self, runs: Sequence[Sequence[NDArray[np.uint8]]]) -> list[Tensor]:
         """Copies: arrays that come through Ray can't be written to, which torch wants."""
-        return [torch.tensor(array) for array in arrays]
+        return [torch.from_numpy(np.concatenate(run)) for run in runs]
 
     def download(self, tensors: Sequence[Tensor]) -> None:
         """They are there."""
@@ -72,22 +75,20 @@ class PinnedTransfer:
         self._down_host: list[Tensor] = []
         self._leaving: Sequence[Tensor] = ()
 
-    def upload(self, arrays: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    def upload(self, runs: Sequence[Sequence[NDArray[np.uint8]]]) -> list[Tensor]:
         """In one copy; the current stream waits for it, the host does not."""
-        stops = np.cumsum([array.size for array in arrays]).tolist()
-        self._require_room(stops[-1])
-        spans = [slice(stop - array.size, stop) for array, stop in zip(arrays, stops, strict=True)]
-        host = self._up_host.numpy()
-        for array, span in zip(arrays, spans, strict=True):
-            np.copyto(host[span].reshape(array.shape), array)
+        num_bytes = sum(array.size for run in runs for array in run)
+        self._require_room(num_bytes)
+        host, place = self._up_host.numpy(), 0
+        for array in itertools.chain.from_iterable(runs):
+            np.copyto(host[place : place + array.size].reshape(array.shape), array)
+            place += array.size
         with torch.cuda.stream(self._stream):
-            whole = slice(0, stops[-1])
-            self._up_device[whole].copy_(self._up_host[whole], non_blocking=True)
+            self._up_device[:num_bytes].copy_(self._up_host[:num_bytes], non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._stream)
-        return [
-            self._up_device[span].view(array.shape)
-            for array, span in zip(arrays, spans, strict=True)
-        ]
+        sizes = [sum(array.size for array in run) for run in runs]
+        sent = torch.split(self._up_device[:num_bytes], sizes)
+        return [part.view(-1, *run[0].shape[1:]) for part, run in zip(sent, runs, strict=True)]
 
     def download(self, tensors: Sequence[Tensor]) -> None:
         """Behind what the current stream has to do by now, and beside what it is given next."""

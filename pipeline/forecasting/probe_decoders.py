@@ -17,7 +17,6 @@ from types import TracebackType
 
 import numpy as np
 
-from muse.pipeline.decoding.child_process import ticks_of
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, VideoRef
@@ -212,10 +211,16 @@ class _SharedSource:
 def _cpu_seconds_of_children() -> float | None:
     """CPU time that the living child processes have used; None where there is no /proc."""
     try:
-        ticks = [ticks_of(child.pid) for child in multiprocessing.active_children()]
+        ticks = [_ticks_of(child.pid) for child in multiprocessing.active_children()]
     except (OSError, ValueError, IndexError):
         return None
     return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
+def _ticks_of(pid: int | None) -> int:
+    """CPU time that a process has used, in the system's ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
 
 
 def _peak_bytes_of_children() -> int:

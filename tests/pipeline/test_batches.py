@@ -12,7 +12,8 @@ from torch import Tensor
 from muse.errors import EncoderError
 from muse.pipeline.encoders import batches
 from muse.pipeline.encoders.batches import BatchEncoder, FrameBatch, FramePart
-from muse.pipeline.encoders.pil_resize import resize_of
+from muse.pipeline.encoders.exact_resize import resized_levels
+from muse.pipeline.encoders.pil_resize import Resize, resize_of
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.encoders.transfers import NoTransfer
 
@@ -95,6 +96,33 @@ def test_frames_that_come_unresized_get_the_bits_of_pil() -> None:
     wanted = np.zeros((3, SIDE, SIDE, 3), np.uint8)
     wanted[0], wanted[1] = 9, crop_to_input(picture, info.preprocessing)
     assert np.array_equal(seen[0].numpy(), wanted)
+
+
+def test_parts_that_are_resized_alike_are_resized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    info, rng = MeanEncoder().info, np.random.default_rng(0)
+    resized: list[int] = []
+
+    def counted(frames_NHWC: Tensor, resize: Resize) -> Tensor:
+        resized.append(len(frames_NHWC))
+        return resized_levels(frames_NHWC, resize)
+
+    monkeypatch.setattr(batches, "resized_levels", counted)
+    parts, wanted = [], np.zeros((12, SIDE, SIDE, 3), np.uint8)
+    for first, num_frames, size in [(0, 2, (20, 30)), (3, 1, (20, 30)), (6, 3, (30, 20)),
+                                    (9, 1, (20, 30)), (10, 2, (20, 30))]:  # fmt: skip
+        pictures = rng.integers(0, 256, (num_frames, *size, 3), np.uint8)
+        resize = resize_of(*size, info.preprocessing)
+        read = np.stack([resize.part_of(picture) for picture in pictures])
+        parts.append(FramePart(first=first, frames_NHWC=read, resize=resize))
+        for place, picture in enumerate(pictures, start=first):
+            wanted[place] = crop_to_input(picture, info.preprocessing)
+    through = BatchEncoder(MeanEncoder(), device="cpu")
+    batch = FrameBatch(num_frames=12, parts=parts)
+    assert np.array_equal(through.input_of(batch), wanted)
+    assert resized == [3, 3, 3]
+    monkeypatch.setattr(batches, "_VALUES_OF_RUN", parts[0].frames_NHWC.size)
+    assert np.array_equal(through.input_of(batch), wanted)
+    assert resized[3:] == [2, 1, 3, 1, 2]  # large ones go alone
 
 
 def test_frames_that_can_t_be_written_to_are_taken_too() -> None:

@@ -16,6 +16,7 @@ from muse.pipeline.encoders.base import Encoder, build_encoder
 from muse.pipeline.encoders.batches import BatchEncoder, FrameBatch, FramePart
 from muse.pipeline.encoders.pil_resize import resize_of
 from muse.pipeline.encoders.preprocessing import crop_to_input
+from muse.pipeline.encoders.recorded_pass import ForwardPass
 from muse.pipeline.encoders.transfers import PinnedTransfer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda")]
@@ -75,6 +76,53 @@ def test_bytes_stay_when_batches_grow_and_when_one_run_was_left() -> None:
         assert [tuple(maps["tokens"].ravel().tolist()) for maps in found] == levels
 
 
+def test_a_recorded_pass_has_the_bytes_of_one_that_is_launched(encoder: Encoder) -> None:
+    size = encoder.info.preprocessing.size
+    generator = torch.Generator("cuda").manual_seed(0)
+    batches = [
+        torch.randint(0, 256, (6, size, size, 3), dtype=torch.uint8, device="cuda",
+                      generator=generator)
+        for _ in range(4)
+    ]  # fmt: skip
+    recorded = ForwardPass(encoder, device="cuda")
+    found = [recorded(batch, ("tokens",))["tokens"] for batch in batches]
+    assert recorded._recording is not None, "this encoder can be recorded"
+    for batch, tokens in zip(batches, found, strict=True):  # none was written over
+        launched = encoder.frame_maps(batch, ("tokens",))["tokens"].to(torch.float16)
+        assert tokens.cpu().numpy().tobytes() == launched.cpu().numpy().tobytes()
+
+
+def test_another_shape_or_view_is_another_recording() -> None:
+    encoder = MeanEncoder()
+    recorded = ForwardPass(encoder, device="cuda")
+
+    def levels(num_frames: int, level: int, view: str) -> list[float]:
+        frames = torch.full((num_frames, 8, 8, 3), level, dtype=torch.uint8, device="cuda")
+        found: list[float] = recorded(frames, (view,))[view][:, 0, 0].tolist()
+        return found
+
+    for num_frames, view in ((2, "tokens"), (3, "tokens"), (3, "unprojected"), (2, "tokens")):
+        encoder.passes = []
+        for level in (5, 6, 7, 8):
+            assert levels(num_frames, level, view) == [level] * num_frames
+        assert encoder.passes == [num_frames] * 2  # one launched, one recorded
+
+
+def test_a_pass_that_makes_the_host_wait_is_launched_each_time() -> None:
+    class Waiting(MeanEncoder):
+        def frame_maps(
+            self, frames_BHWC: Tensor, views: Sequence[str] = ("tokens",)
+        ) -> dict[str, Tensor]:
+            maps = super().frame_maps(frames_BHWC, views)
+            assert float(maps["tokens"].sum().cpu()) >= 0
+            return maps
+
+    recorded = ForwardPass(Waiting(), device="cuda")
+    for level in (1, 2, 3, 4):
+        frames = torch.full((1, 8, 8, 3), level, dtype=torch.uint8, device="cuda")
+        assert recorded(frames, ("tokens",))["tokens"].item() == level
+
+
 class SpinningEncoder(MeanEncoder):
     """Keeps the GPU busy for `BATCH_SECONDS` a pass."""
 
@@ -119,10 +167,10 @@ def test_the_gpu_computes_while_the_host_prepares_and_takes_over() -> None:
 def test_an_upload_does_not_wait_for_what_is_computed() -> None:
     transfer = PinnedTransfer()
     array = np.arange(1 << 22, dtype=np.uint32).astype(np.uint8)
-    transfer.upload([array])  # makes room, which is waited for
+    transfer.upload([[array]])  # makes room, which is waited for
     torch.cuda.synchronize()
     torch.cuda._sleep(int(1.0 * cycles_per_second()))
-    (uploaded,) = transfer.upload([array])
+    (uploaded,) = transfer.upload([[array]])
     transfer._stream.synchronize()
     assert not torch.cuda.current_stream().query()  # it is still at work
     assert np.array_equal(uploaded.cpu().numpy(), array)
