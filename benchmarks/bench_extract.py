@@ -40,7 +40,7 @@ OPTIONS = (
     "encoder", "engine", "kind", "num_frames", "batch_videos", "shard_size", "cores", "view",
 )  # fmt: skip
 """Of a run, which `in_fresh_process` hands on."""
-_LOOK_SECONDS = 2.0  # between two looks at memory, which take some milliseconds each
+_LOOK_SECONDS = 10.0  # between two looks at memory, for which a process stands still
 
 
 # -- one run, in a process of its own --------------------------------------------------------------

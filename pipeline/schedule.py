@@ -24,7 +24,9 @@ from muse.pipeline.speed.report import Workforce
 from muse.pipeline.speed.spans import Measured
 
 MIN_SHARDS_IN_FLIGHT = 2  # for each encoder: one encoded, one decoded meanwhile
-_VIDEOS_AHEAD = 2  # for each decoder: some videos are long, and it should not wait for others'
+# For each decoder: with Ray two tasks of eight. A shard is under way until its last video is
+# decoded, and while it is encoded and written, and meanwhile no decoder should wait.
+_VIDEOS_AHEAD = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

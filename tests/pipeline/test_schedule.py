@@ -35,13 +35,13 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_built(
     ("shard_size", "num_decoders", "num_encoders", "num_shards"),
     [
         (64, 2, 1, 2),  # one is encoded, and 64 videos are there for two decoders
-        (64, 128, 1, 5),  # of four shards each of the 128 has two videos
-        (64, 128, 8, 2),  # eight encoders have a shard each for them
-        (1, 4, 1, 9),
-        (0, 1, 1, 3),  # of copies alone: nothing to decode
+        (64, 16, 1, 5),  # of four shards each of the 16 has sixteen videos
+        (64, 128, 8, 5),  # of eight encoders' four
+        (1, 4, 1, 65),
+        (0, 1, 1, 17),  # of copies alone: nothing to decode
     ],
 )
-def test_every_decoder_has_two_videos_while_one_shard_is_encoded(
+def test_every_decoder_has_sixteen_videos_while_one_shard_is_encoded(
     shard_size: int, num_decoders: int, num_encoders: int, num_shards: int
 ) -> None:
     found = shards_in_flight(shard_size, num_decoders=num_decoders, num_encoders=num_encoders)
