@@ -15,9 +15,9 @@ from torch import Tensor
 THREADS = {8: 128, 16: 256, 32: 128, 64: 128}
 TILE = {8: 32, 16: 32, 32: 32, 64: 16}
 _RESIDENT_THREADS = 512  # of a multiprocessor in the gradient, as the source asks for
-# Chosen, not measured. Chunks are walked twice, once by a shorter kernel, and joined in between:
-# two chunks gain little, and chunks of few tiles pay more for beginning than for scanning.
-_MIN_CHUNKS, _MIN_TILES = 3, 4
+# Chunks are walked twice, once by a shorter kernel, and joined in between: two gain little, and a
+# sequence of fewer tiles is scanned sooner than the two more kernels are launched (ADR 0045).
+_MIN_CHUNKS, _MIN_TILES = 3, 192
 _FULL = 0.9  # of the blocks that are resident at once: fewer leave multiprocessors idle
 _MOST_BYTES_OF_SUMS = 1 << 31  # five videos of 3,060 tokens, 1,024 channels and 64 states
 
@@ -70,8 +70,9 @@ def chunks_of(shape: Shape, num_states: int, num_multiprocessors: int) -> Chunks
         num_multiprocessors: Of the GPU.
     """
     resident = num_multiprocessors * (_RESIDENT_THREADS // THREADS[num_states])
-    number = min(resident // max(1, shape.num_blocks), shape.tiles // _MIN_TILES)
-    return in_chunks(shape.tiles, number if number >= _MIN_CHUNKS else 1)
+    number = resident // max(1, shape.num_blocks)
+    pays = number >= _MIN_CHUNKS and shape.tiles >= _MIN_TILES
+    return in_chunks(shape.tiles, number if pays else 1)
 
 
 def directions_at_once(shape: Shape, num_states: int, num_multiprocessors: int) -> int:

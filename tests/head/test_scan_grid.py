@@ -34,9 +34,9 @@ def test_one_long_video_is_cut_into_as_many_blocks_as_run_at_once() -> None:
     assert 16 * 8 * 2 <= 2 * H200 < 17 * 8 * 2
 
 
-def test_one_short_video_is_not_cut_into_crumbs() -> None:
-    assert chunks(1, 12 * 32) == Chunks(3, 4)
-    assert chunks(1, 12 * 32 - 32) == Chunks(1, 11)
+def test_one_short_video_is_scanned_sooner_than_more_kernels_are_launched() -> None:
+    assert chunks(1, 192 * 32) == Chunks(16, 12)
+    assert chunks(1, 192 * 32 - 32) == Chunks(1, 191)
     assert chunks(1, 0).number == 1
 
 
