@@ -28,6 +28,9 @@ _PROFILES: dict[str, frozenset[str | None]] = {
 decoder in PyAV's wheels is dav1d, which hands nothing to a GPU."""
 _KEEPS_FRAMES = PYAV >= 18
 """Frames that nobody asks for stay on the GPU; before, of such a frame no layout can be told."""
+_CONTEXTS = ("primary_ctx", "current_ctx")
+"""Of CUDA, by libav's options. The primary one is one a process, whoever asks for it. Where torch
+has opened it, with flags of its own, libav refuses it by that name and takes it as the current."""
 
 
 class NotTakenError(Exception):
@@ -52,9 +55,15 @@ def nvdec() -> Nvdec | None:
     not prove that it decodes: the driver's decoding library may be missing (in a container without
     the capability ``video``), which the first video finds out.
     """
+    for option in _CONTEXTS:
+        if (found := _opened(option)) is not None:
+            return found
+    return None
+
+
+def _opened(option: str) -> Nvdec | None:
     keeps = {"is_hw_owned": True} if _KEEPS_FRAMES else {}
-    # The primary context is one a process, whoever asks for it.
-    options: dict[str, object] = {"primary_ctx": "1"}
+    options: dict[str, object] = {option: "1"}
     try:
         accelerator = HWAccel("cuda", allow_software_fallback=False, options=options, **keeps)
         context = accelerator.create(Codec("h264", "r"))

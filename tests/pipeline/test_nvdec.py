@@ -42,6 +42,34 @@ def clip_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[MadeClip], 
     return path_of
 
 
+# -- opening ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refused", "opened"),
+    [
+        ((), "primary_ctx"),
+        (("primary_ctx",), "current_ctx"),
+        (("primary_ctx", "current_ctx"), None),
+    ],
+)
+def test_a_context_that_torch_has_opened_is_taken_as_it_is(
+    refused: tuple[str, ...], opened: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Accelerator:
+        def __init__(self, name: str, *, options: dict[str, str], **_: object) -> None:
+            (self.option,) = options
+
+        def create(self, codec: object) -> "Accelerator":
+            if self.option in refused:
+                raise av.error.NotImplementedError(95, "Operation not supported")
+            return self
+
+    monkeypatch.setattr(nvdec, "HWAccel", Accelerator)
+    found = nvdec.nvdec.__wrapped__()
+    assert (found and found.context.option) == opened
+
+
 # -- layout ----------------------------------------------------------------------------------------
 
 
