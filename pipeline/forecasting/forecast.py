@@ -170,7 +170,7 @@ def forecast_of(
         wall_seconds=seconds,
         wall_low_seconds=low,
         wall_high_seconds=high,
-        peak_memory_bytes=_peak_memory_bytes(config, probe, shape),
+        peak_memory_bytes=_peak_memory_bytes(config, probe, shape, len(work.to_decode)),
         free_bytes=free_bytes,
         binds=binds,
         binds_because=binding_sentence(
@@ -316,7 +316,9 @@ def _failures(share: float, num_sampled: int, num_present: int) -> tuple[float, 
     return share * num_present, low * num_present, high * num_present
 
 
-def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape) -> int:
+def _peak_memory_bytes(
+    config: "ExtractConfig", probe: Probe, shape: StoreShape, num_videos: int
+) -> int:
     """Decoders, the encoder's process with the features of two shards, and the clips in flight."""
     crop = probe.encoder.preprocessing
     sides = [crop.size, *(crop.kept_side for _ in frame_views(config.views))]  # JPEG's are less
@@ -325,7 +327,7 @@ def _peak_memory_bytes(config: "ExtractConfig", probe: Probe, shape: StoreShape)
         clip_bytes = math.ceil(clip_bytes * MOST_TIMES_INPUT)
     shards = shards_in_flight(config.shard_size, num_decoders=probe.num_decoders, num_encoders=1)
     shards += config.engine == "ray"  # whose clips stay until they are written
-    clips = (shards * config.shard_size + probe.num_decoders) * clip_bytes
+    clips = min(shards * config.shard_size + probe.num_decoders, num_videos) * clip_bytes
     rows = 2 * config.shard_size * sum(shape.row_bytes.values())  # one encoded, one written
     decoders = probe.num_decoders * probe.decoder_peak_bytes
     return decoders + probe.encoder_peak_bytes + clips + rows

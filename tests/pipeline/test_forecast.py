@@ -308,10 +308,15 @@ def test_on_a_gpu_it_says_how_many_cores_would_help(
     assert forecast.binds_because.endswith("4 more cores would help until the encoder binds")
 
 
+@pytest.mark.parametrize(("num_videos", "num_clips"), [(100, 9 * 4 + 2), (8, 8)])
 def test_memory_has_all_clips_in_flight_and_on_a_gpu_unresized_ones(
-    make_work: Callable[..., PendingWork], make_probe: Callable[..., Probe]
+    make_work: Callable[..., PendingWork],
+    make_probe: Callable[..., Probe],
+    num_videos: int,
+    num_clips: int,
 ) -> None:
-    work = make_work([10] * 8)
+    """Nine shards of four videos, of which sixteen a decoder, and what two are about to give."""
+    work = make_work([10] * num_videos)
     samples = [sample_of(video, 3.0) for video in Population(work).videos]
     of_cpu, of_gpu = (
         forecast_from(work, make_probe(samples, device=device)).peak_memory_bytes
@@ -319,7 +324,6 @@ def test_memory_has_all_clips_in_flight_and_on_a_gpu_unresized_ones(
     )
     config, side = config_for(Path("out")), 32
     clip_bytes = config.sampling.num_frames * side * side * 3
-    num_clips = 2 * config.shard_size + 2  # two shards, and what two decoders are about to give
     assert of_gpu - of_cpu == num_clips * clip_bytes // 2
 
 
