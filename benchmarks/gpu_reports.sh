@@ -4,7 +4,7 @@
 # Lines of JSON go to FOLDER/PART.jsonl, all else to FOLDER/PART.log; a step that fails or takes too
 # long leaves a line that says so, and the next one begins.
 #
-# Usage: bash benchmarks/gpu_reports.sh tests|head|finetune|extract FOLDER
+# Usage: bash benchmarks/gpu_reports.sh tests|head|finetune|nvdec|extract|gpus FOLDER
 
 set -u
 part=$1 folder=$2
@@ -37,14 +37,21 @@ case $part in
     for row in 6 7 8; do run 120 bench_finetune.py "$folder" --table epoch --row $row; done
     for row in 8 9 10; do run 90 bench_finetune.py "$folder" --table frames --row $row; done
     ;;
-  extract)
+  nvdec)
+    MUSE_REQUIRE_CUDA=1 timeout 200 python -m pytest -q -m gpu \
+      "$here/../tests/pipeline/test_nvdec_cuda.py" >"$folder/$part.log" 2>&1
+    run 150 bench_decode.py "$folder" --corpora 1920x1080x20g60 --sessions 1 2 4 8
+    ;;
+  extract) # a process takes 20 s to import what it needs from a cold disk, and Ray as long again
     encoder=openclip:ViT-B-32-quickgelu/random:0
-    run 60 bench_batches.py --encoder $encoder --batch-videos 32 --batches 12
-    run 90 bench_decode.py "$folder" --corpora 1920x1080x20g60 --sessions 1 2 4 8 16
-    for engine in local ray; do
-      run 210 bench_extract.py "$folder" --corpora 320x240x15g30 320x240x15g250 \
-        --ways muse plain pool decode --encoder $encoder --num-videos 2048 --rounds 3 --engine $engine
-    done
+    run 60 bench_batches.py --encoder $encoder --source 240x320
+    run 330 bench_extract.py "$folder" --ways muse plain decode --encoder $encoder \
+      --num-videos 4096 --rounds 1
+    run 150 bench_extract.py "$folder" --ways muse decode --encoder $encoder --num-videos 4096 \
+      --rounds 1 --engine local --corpora 320x240x15g30
+    ;;
+  gpus)
+    run 400 bench_extract_gpus.py "$folder" --corpus 160x120x5g15
     ;;
   *)
     sed -n 's/^# Usage: //p' "$0" >&2
