@@ -30,7 +30,8 @@ def write_clip(
     """A square that rises over a drifting texture, with sensor noise."""
     width, height = size
     rng = np.random.default_rng([seed, number, 1])
-    texture = rng.integers(0, 160, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
+    squares = rng.integers(0, 160, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    texture = squares.repeat(8, 0).repeat(8, 1)
     colour, place = caption_of(number, seed=seed)
     side, left = height // 4, (PLACES.index(place) + 0.5) * width / 3
     num_frames = round(seconds * RATE)
@@ -40,11 +41,11 @@ def write_clip(
         stream.options = {"preset": "veryfast", "g": str(gop), "threads": "1"}
         for frame_number in range(num_frames):
             image = np.roll(texture, frame_number // 2, axis=1)[:height, :width].copy()
-            image += rng.integers(0, 12, image.shape)
+            image += rng.integers(0, 12, image.shape, dtype=np.uint8)
             top = int((height - side) * (1 - frame_number / num_frames))
             x = int(left) - side // 2
             image[top : top + side, max(0, x) : x + side] = COLOURS[colour]
-            frame = av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

@@ -40,7 +40,8 @@ case $part in
   nvdec)
     MUSE_REQUIRE_CUDA=1 timeout 200 python -m pytest -q -m gpu \
       "$here/../tests/pipeline/test_nvdec_cuda.py" >"$folder/$part.log" 2>&1
-    run 150 bench_decode.py "$folder" --corpora 1920x1080x20g60 --sessions 1 2 4 8
+    run 150 bench_decode.py "$folder" --corpora 1920x1080x10g60 --num-videos 16 --rounds 1 \
+      --sessions 1 2 4 8
     ;;
   extract) # a process takes 20 s to import what it needs from a cold disk, and Ray as long again
     encoder=openclip:ViT-B-32-quickgelu/random:0

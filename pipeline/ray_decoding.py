@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from muse.pipeline.decoding.decoder import DecodeLimits, DecodeTask, IsolatedDecoder, decode_failure
+from muse.pipeline.decoding.kept_memory import keep_freed_memory
 from muse.pipeline.speed.spans import Span
 from muse.pipeline.speed.timed_decoder import Decoded, timed_decode
 
@@ -30,6 +31,7 @@ _decoders: dict[DecodeLimits, IsolatedDecoder] = {}  # one a worker process, kep
 
 def decode_videos(tasks: Sequence[DecodeTask], limits: DecodeLimits) -> list[Decoded]:
     """Videos one after the other, in a decoding process of this worker."""
+    keep_freed_memory()  # of a group's clips, which are freed together
     decoder = _decoders.get(limits)
     if decoder is None:
         decoder = _decoders[limits] = IsolatedDecoder(limits)

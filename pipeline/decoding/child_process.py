@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from muse.pipeline.decoding.answer_block import AnswerBlock
+from muse.pipeline.decoding.kept_memory import keep_freed_memory
 
 _START_SECONDS = 120.0
 _JOIN_SECONDS = 5.0
@@ -239,6 +240,7 @@ def _serve(
     # Ctrl-C goes to the whole process group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(parent_pid)
+    keep_freed_memory()
     block = AnswerBlock.shared(connection)
     if prepare is not None:
         prepare()

@@ -66,11 +66,13 @@ class PinnedTransfer:
     """To a GPU and back, through pinned memory that is used again, on a stream of its own.
 
     The stream and the one that computes wait for each other on the GPU; the host waits in
-    `arrived` alone. So a batch's memory is free again when it has arrived, and not before.
+    `arrived` alone, asleep: the core is a decoder's meanwhile. So a batch's memory is free again
+    when it has arrived, and not before.
     """
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._is_there: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._up_host = self._up_device = torch.empty(0, dtype=torch.uint8)
         self._down_host: list[Tensor] = []
         self._leaving: Sequence[Tensor] = ()
@@ -102,7 +104,8 @@ class PinnedTransfer:
 
     def arrived(self) -> list[NDArray[Any]]:
         """Views of the pinned memory."""
-        self._stream.synchronize()
+        self._is_there.record(self._stream)
+        self._is_there.synchronize()
         self._leaving = ()
         return [landed.numpy() for landed in self._down_host]
 

@@ -1,6 +1,7 @@
 """What a real NVDEC gives: the bits of software, of every kind of clip, or nothing."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_a_trial_with_real_processes_compares_and_measures(
         limits=DecodeLimits(),
         opened=opened_decoder,
     )
-    assert "of 2 videos NVDEC decodes" in choice.because
+    assert re.search("of [12] videos NVDEC decodes", choice.because)  # as many as a second allows
 
 
 @pytest.mark.slow
