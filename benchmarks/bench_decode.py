@@ -65,7 +65,7 @@ def by_nvdec(path: Path, sampling: Sampling) -> str:
 
 def by_all(path: Path, sampling: Sampling) -> str:
     """The same of decoding every frame up to the last that is wanted."""
-    decode.read_timeline = lambda p: dataclasses.replace(_read_timeline(p), keyframes=None)
+    decode.read_timeline = lambda v: dataclasses.replace(_read_timeline(v), keyframes=None)
     try:
         return by_plan(path, sampling)
     finally:

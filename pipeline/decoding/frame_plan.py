@@ -21,7 +21,8 @@ class Stretch:
     """Frames that are reached without a jump between them."""
 
     keyframe: int | None
-    """Where decoding begins: a frame that refers to none before it; None: at the stream's start."""
+    """Where decoding begins: a frame that refers to none before it; None: at the stream's start,
+    where that is no keyframe."""
     wanted: tuple[int, ...]
     """Ascending, at least one."""
 
@@ -37,6 +38,7 @@ def planned_stretches(
         jump_frames: Of frames in between, that make a jump worth while.
     """
     stretches: list[Stretch] = []
+    first = 0 if len(keyframes) and keyframes[0] == 0 else None
     reached = 0  # the next frame that decoding on would give
     for index in wanted:
         place = int(np.searchsorted(keyframes, index, side="right")) - 1
@@ -47,7 +49,7 @@ def planned_stretches(
             last = stretches[-1]
             stretches[-1] = Stretch(keyframe=last.keyframe, wanted=(*last.wanted, index))
         else:
-            stretches.append(Stretch(keyframe=None, wanted=(index,)))
+            stretches.append(Stretch(keyframe=first, wanted=(index,)))
         reached = index + 1
     return stretches
 

@@ -42,7 +42,7 @@ class Nvdec:
     """The decoder of this process's first GPU."""
 
     accelerator: HWAccel
-    """For `muse.pipeline.decoding.stream.open_video`."""
+    """For `muse.pipeline.decoding.stream.opened_video`."""
     context: HWAccel
     """Of CUDA; kept, as each opened file would make one otherwise."""
 

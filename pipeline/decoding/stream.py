@@ -5,6 +5,7 @@ Knows nothing of which frames are wanted.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -25,16 +26,37 @@ PLAYLISTS = frozenset({"concat", "dash", "hls"})
 """Formats of libav that are texts which name other files."""
 
 
-def open_video(path: Path, accelerator: HWAccel | None = None) -> InputContainer:
-    """An opened file.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenVideo:
+    """A file of which the video stream can be read, and no other."""
+
+    path: Path
+    container: InputContainer
+    stream: VideoStream
+    """Decoded by one thread."""
+
+
+@contextmanager
+def opened_video(path: Path, accelerator: HWAccel | None = None) -> Iterator[OpenVideo]:
+    """A file, opened for as long as the context lasts.
 
     Args:
         path: Of the file.
         accelerator: Of the device that decodes it; None decodes in software.
 
     Raises:
-        DecodeError: If it can't be read, or is none that libav knows.
+        DecodeError: If it can't be read, is none that libav knows, or has no video that can be
+            decoded.
     """
+    with _opened(path, accelerator) as container:
+        stream = _video_stream(container, path)
+        # Before it decodes: later neither can be changed.
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        yield OpenVideo(path=path, container=container, stream=stream)
+
+
+def _opened(path: Path, accelerator: HWAccel | None) -> InputContainer:
     # PyAV prints libav's complaints to stderr from several threads; the errors carry them.
     av.logging.set_level(None)
     try:
@@ -59,12 +81,8 @@ def open_video(path: Path, accelerator: HWAccel | None = None) -> InputContainer
         ) from error
 
 
-def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first video stream that is not the cover of a song; no other is read from then on.
-
-    Raises:
-        DecodeError: If there is none, or none that can be decoded.
-    """
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first that is not the cover of a song; no other is read from then on."""
     if container.format.name in PLAYLISTS:
         raise DecodeError(
             f"{path}: a list of other files ({container.format.name}) and no video. List those.",
@@ -91,21 +109,19 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     return streams[0]
 
 
-def video_packets(
-    container: InputContainer, stream: VideoStream, path: Path
-) -> Iterator["av.Packet[VideoStream]"]:
+def video_packets(video: OpenVideo) -> Iterator["av.Packet[VideoStream]"]:
     """The stream's packets in the order of the file, without the empty one at the end.
 
     Raises:
         DecodeError: If reading stops before the end.
     """
     try:
-        with refusing(f"{path}: reading stopped", reason="truncated"):
-            for packet in container.demux(stream):
+        with refusing(f"{video.path}: reading stopped", reason="truncated"):
+            for packet in video.container.demux(video.stream):
                 if packet.size:
                     yield packet
     except MemoryError as error:
-        raise claim_or_want(error, path) from None
+        raise claim_or_want(error, video.path) from None
 
 
 @contextmanager

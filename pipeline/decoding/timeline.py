@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ LONGEST_PAUSE_SECONDS = 86_400.0
 """A frame that stays longer is a jump of the clock that stamped the stream."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PacketTimes:
-    """The time stamps of one packet, in time base units."""
+class PacketTimes(NamedTuple):
+    """The time stamps of one packet, in time base units; a video has thousands."""
 
     pts: int | None
     dts: int | None

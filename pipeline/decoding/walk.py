@@ -12,15 +12,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding.frame_plan import Stretch, planned_stretches
 from muse.pipeline.decoding.nvdec import NotTakenError, Nvdec, PlanarFrames
-from muse.pipeline.decoding.stream import open_video, refusing, video_stream
+from muse.pipeline.decoding.stream import OpenVideo, opened_video, refusing
 from muse.pipeline.decoding.timeline import Timeline
 
 _LEAVES_OUT = frozenset({"h264", "hevc", "mpeg4", "vp9"})
@@ -45,9 +43,12 @@ class _OtherThanPlannedError(Exception):
 
 
 def wanted_frames(
-    path: Path, timeline: Timeline, wanted: NDArray[np.intp]
+    video: OpenVideo, timeline: Timeline, wanted: NDArray[np.intp]
 ) -> Iterator[tuple[int, VideoFrame]]:
     """(index, frame) of every wanted frame, in order; some come twice.
+
+    A plan goes back in the file that is open, as opening a short one again takes a twentieth of
+    what its frames do. A walk begins in a fresh one.
 
     A decoder puts frames out in the order in which they are shown. Their own time stamps are
     trusted while they rise; in an .avi with B-frames they do not (three of 93 real clips), and
@@ -57,10 +58,11 @@ def wanted_frames(
         DecodeError: If one can't be decoded.
         LateStartError: If one lies before the first that decodes.
     """
+    path = video.path
     if timeline.keyframes is not None:
         try:
             plan = planned_stretches(wanted.tolist(), timeline.keyframes)
-            yield from _planned(path, timeline, plan)
+            yield from _planned(video, timeline, plan)
             return
         except _OtherThanPlannedError:
             pass
@@ -86,11 +88,10 @@ def frames_of_nvdec(
         raise NotTakenError("no index")
     plan = planned_stretches(wanted.tolist(), timeline.keyframes)
     try:
-        with open_video(path, device.accelerator) as container:
-            stream = _on_one_thread(container, path)
-            frames = PlanarFrames(stream)
+        with opened_video(path, device.accelerator) as video:
+            frames = PlanarFrames(video.stream)
             for stretch in plan:
-                for index, frame in _frames_of(stretch, timeline, container, stream):
+                for index, frame in _frames_of(stretch, timeline, video):
                     yield index, frames.planar(frame)
     except _OtherThanPlannedError as error:
         raise NotTakenError("other than planned") from error
@@ -99,22 +100,31 @@ def frames_of_nvdec(
 
 
 def _planned(
-    path: Path, timeline: Timeline, plan: Sequence[Stretch]
+    video: OpenVideo, timeline: Timeline, plan: Sequence[Stretch]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    with open_video(path) as container:
-        stream = _on_one_thread(container, path)
-        for stretch in plan:
-            try:
-                yield from _frames_of(stretch, timeline, container, stream)
-            except MemoryError:
-                raise
-            except av.error.FFmpegError as error:
-                raise _OtherThanPlannedError from error
+    if plan[0].keyframe is None:  # one that was read can go back to keyframes only
+        with opened_video(video.path) as fresh:
+            yield from _frames_of_all(plan, timeline, fresh)
+    else:
+        yield from _frames_of_all(plan, timeline, video)
+
+
+def _frames_of_all(
+    plan: Sequence[Stretch], timeline: Timeline, video: OpenVideo
+) -> Iterator[tuple[int, VideoFrame]]:
+    for stretch in plan:
+        try:
+            yield from _frames_of(stretch, timeline, video)
+        except MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            raise _OtherThanPlannedError from error
 
 
 def _frames_of(
-    stretch: Stretch, timeline: Timeline, container: InputContainer, stream: VideoStream
+    stretch: Stretch, timeline: Timeline, video: OpenVideo
 ) -> Iterator[tuple[int, VideoFrame]]:
+    container, stream = video.container, video.stream
     index_of = {int(timeline.starts[index]): index for index in stretch.wanted}
     key = None if stretch.keyframe is None else int(timeline.starts[stretch.keyframe])
     if key is not None:
@@ -191,15 +201,6 @@ def _indexed_frames(
 
 
 def _decoded_frames(path: Path) -> Iterator[VideoFrame]:
-    with open_video(path) as container:
-        stream = _on_one_thread(container, path)
-        with refusing(f"{path}: decoding stopped", reason="corrupt"):
-            for packet in container.demux(stream):
-                yield from packet.decode()
-
-
-def _on_one_thread(container: InputContainer, path: Path) -> VideoStream:
-    stream = video_stream(container, path)
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return stream
+    with opened_video(path) as video, refusing(f"{path}: decoding stopped", reason="corrupt"):
+        for packet in video.container.demux(video.stream):
+            yield from packet.decode()

@@ -8,8 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from muse.pipeline.decoding.decode import decode_clip
+from muse.pipeline.decoding.decode import decode_clip, read_timeline
 from muse.pipeline.decoding.nvdec import Nvdec
+from muse.pipeline.decoding.stream import opened_video
+from muse.pipeline.decoding.timeline import Timeline
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import Clip, VideoRef
 
@@ -119,3 +121,9 @@ def same_clip(one: Clip, other: Clip) -> bool:
     return np.array_equal(one.frames_THWC, other.frames_THWC) and np.array_equal(
         one.pts_seconds_T, other.pts_seconds_T
     )
+
+
+def timeline_in(path: Path) -> Timeline:
+    """Of a file."""
+    with opened_video(path) as video:
+        return read_timeline(video)

@@ -9,10 +9,11 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
+from made_clips import timeline_in
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
-from muse.pipeline.decoding.decode import _rgb, decode_clip, read_timeline
+from muse.pipeline.decoding.decode import _rgb, decode_clip
 from muse.pipeline.encoders.preprocessing import crop_to_input
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import FAILURE_REASONS, Clip, VideoRef
@@ -132,7 +133,7 @@ def test_times_of_a_variable_frame_rate_are_the_stream_s(
 ) -> None:
     ticks = [0, 1, 2, 3, 4, 10, 20, 30, 40]
     path = make_video(tmp_path / "vfr.mkv", num_frames=9, pts=ticks)
-    assert read_timeline(path).seconds.tolist() == pytest.approx([tick / 10 for tick in ticks])
+    assert timeline_in(path).seconds.tolist() == pytest.approx([tick / 10 for tick in ticks])
 
 
 def test_a_stream_that_begins_late_is_timed_from_its_first_frame(
@@ -458,7 +459,7 @@ def test_an_avi_whose_time_stamps_fall_gives_the_frames_in_shown_order(
 
     path = real_data / name
     sampling = Sampling(kind="uniform", num_frames=num_frames)
-    timeline = read_timeline(path)
+    timeline = timeline_in(path)
     wanted = shown_frames(instants(timeline.duration_seconds, sampling), timeline.seconds)
     frames = all_frames(path)
     expected = [crop_to_input(frames[index], PREPROCESSING) for index in wanted.tolist()]
@@ -471,7 +472,7 @@ def test_every_real_clip_gives_twelve_rising_times(real_data: Path, folder: str)
     sampling = Sampling(kind="uniform", num_frames=12)
     for path in sorted((real_data / folder / "videos").iterdir()):
         times = decode(path, sampling).pts_seconds_T
-        most = min(12, len(read_timeline(path).starts))  # one of them has 11 frames
+        most = min(12, len(timeline_in(path).starts))  # one of them has 11 frames
         assert (len(times), bool((np.diff(times) > 0).all())) == (most, True), path.name
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_clips import decoded, timeline_in
 from numpy.typing import NDArray
 
 from muse.errors import DecodeError
 from muse.pipeline.decoding import walk
 from muse.pipeline.decoding.decode import read_timeline
 from muse.pipeline.decoding.frame_plan import Stretch, frames_decoded, planned_stretches
+from muse.pipeline.decoding.stream import opened_video
 from muse.pipeline.decoding.timeline import Timeline
 from muse.pipeline.header import Sampling
 from muse.pipeline.sampling import sampled_frames
@@ -25,7 +27,7 @@ NUM_FRAMES = 90
 def test_near_frames_are_walked_to_and_far_ones_jumped_to() -> None:
     keyframes = np.array([0, 10, 20, 30])
     assert planned_stretches([3, 12, 35], keyframes, jump_frames=8) == [
-        Stretch(keyframe=None, wanted=(3, 12)),  # from 4 to the keyframe at 10 are but six frames
+        Stretch(keyframe=0, wanted=(3, 12)),  # from 4 to the keyframe at 10 are but six frames
         Stretch(keyframe=30, wanted=(35,)),
     ]
 
@@ -34,6 +36,11 @@ def test_a_stream_without_keyframes_is_walked() -> None:
     plan = planned_stretches([50, 100], np.empty(0, np.intp))
     assert plan == [Stretch(keyframe=None, wanted=(50, 100))]
     assert frames_decoded(plan) == 101
+
+
+def test_a_stream_that_begins_within_a_group_begins_at_its_start() -> None:
+    plan = planned_stretches([3, 50], np.array([5, 40]))
+    assert plan == [Stretch(keyframe=None, wanted=(3,)), Stretch(keyframe=40, wanted=(50,))]
 
 
 def test_a_far_first_frame_is_jumped_to() -> None:
@@ -58,10 +65,12 @@ def test_each_wanted_frame_is_reached_once_and_never_at_more_than_a_walk(
         assert (stretch.keyframe or 0) <= stretch.wanted[0]
 
 
-def moving_noise(path: Path, codec: str, options: dict[str, str]) -> Path:
+def moving_noise(
+    path: Path, codec: str, options: dict[str, str], container_options: dict[str, str] | None = None
+) -> Path:
     """A window that moves over a still of noise, so that no frame is its neighbour."""
     still = np.random.default_rng(0).integers(0, 256, (48 + NUM_FRAMES, 64, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=container_options) as container:
         stream = container.add_stream(codec, rate=10, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for index in range(NUM_FRAMES):
@@ -76,9 +85,12 @@ def moving_noise(path: Path, codec: str, options: dict[str, str]) -> Path:
 def frames_of(
     path: Path, timeline: Timeline, sampling: Sampling
 ) -> list[tuple[int, NDArray[np.uint8]]]:
+    """As `decode_clip` gets them: of a file that was read to its end."""
     wanted = sampled_frames(timeline.seconds, timeline.duration_seconds, sampling)
-    found = walk.wanted_frames(path, timeline, wanted)
-    return [(index, frame.to_ndarray(format="rgb24")) for index, frame in found]
+    with opened_video(path) as video:
+        read_timeline(video)
+        found = walk.wanted_frames(video, timeline, wanted)
+        return [(index, frame.to_ndarray(format="rgb24")) for index, frame in found]
 
 
 @pytest.fixture
@@ -123,7 +135,7 @@ def test_a_plan_gives_the_bits_of_decoding_all(
     num_frames: int,
 ) -> None:
     path = moving_noise(tmp_path / name, codec, options)
-    timeline, sampling = read_timeline(path), Sampling(kind="uniform", num_frames=num_frames)
+    timeline, sampling = timeline_in(path), Sampling(kind="uniform", num_frames=num_frames)
     assert timeline.keyframes is not None
     planned = frames_of(path, timeline, sampling)
     assert not walks
@@ -132,11 +144,44 @@ def test_a_plan_gives_the_bits_of_decoding_all(
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(planned, walked, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "container_options"),
+    [
+        ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("few_fragments.mp4", {"movflags": "empty_moov", "frag_duration": "4000000"}),
+        ("no_cues.mkv", {"live": "1"}),
+    ],
+)
+def test_files_without_an_index_of_the_whole_are_planned_too(
+    tmp_path: Path, walks: list[Path], name: str, container_options: dict[str, str]
+) -> None:
+    path = moving_noise(tmp_path / name, "libx264", {"bf": "2", "g": "12"}, container_options)
+    timeline, sampling = timeline_in(path), Sampling(kind="uniform", num_frames=6)
+    planned = frames_of(path, timeline, sampling)
+    assert not walks
+    walked = frames_of(path, dataclasses.replace(timeline, keyframes=None), sampling)
+    assert [index for index, _ in planned] == [index for index, _ in walked]
+    assert all(np.array_equal(one[1], other[1]) for one, other in zip(planned, walked, strict=True))
+
+
+def test_a_planned_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = moving_noise(tmp_path / "b.mp4", "libx264", {"g": "12"}), av.open
+    names: list[str] = []
+
+    def noted(name: str, **options):
+        names.append(name)
+        return opened(name, **options)
+
+    monkeypatch.setattr(av, "open", noted)
+    assert decoded(path, None, num_frames=6).frames_THWC.shape[0] == 6
+    assert names == [str(path)]
+
+
 def test_what_is_called_a_keyframe_and_is_none_is_walked_to(
     tmp_path: Path, walks: list[Path]
 ) -> None:
     path = moving_noise(tmp_path / "b.mp4", "libx264", {"bf": "2", "g": "30"})
-    timeline, sampling = read_timeline(path), Sampling(kind="uniform", num_frames=6)
+    timeline, sampling = timeline_in(path), Sampling(kind="uniform", num_frames=6)
     wrong = dataclasses.replace(timeline, keyframes=np.array([0, 40, 80]))
     found = frames_of(path, wrong, sampling)[-6:]
     assert walks == [path]
@@ -149,7 +194,7 @@ def test_a_damaged_group_is_left_to_the_walk_that_says_so(
     tmp_path: Path, walks: list[Path]
 ) -> None:
     path = moving_noise(tmp_path / "b.mp4", "libx264", {"bf": "0", "g": "30"})
-    timeline = read_timeline(path)
+    timeline = timeline_in(path)
     with av.open(str(path)) as container:
         packets = [p for p in container.demux(video=0) if p.size]
         at = [(packet.pos, packet.size) for packet in packets]
@@ -165,7 +210,7 @@ def test_a_damaged_group_is_left_to_the_walk_that_says_so(
 def test_formats_without_an_index_are_walked(tmp_path: Path) -> None:
     for name in ("stream.ts", "old.avi"):
         path = moving_noise(tmp_path / name, "libx264", {"bf": "2", "g": "12"})
-        assert read_timeline(path).keyframes is None
+        assert timeline_in(path).keyframes is None
 
 
 @pytest.mark.slow
@@ -176,7 +221,7 @@ def test_every_real_clip_gives_the_bits_of_decoding_all(
 ) -> None:
     sampling = Sampling(kind=kind, num_frames=12)  # type: ignore[arg-type]
     for path in sorted((real_data / folder / "videos").iterdir()):
-        timeline = read_timeline(path)
+        timeline = timeline_in(path)
         if timeline.keyframes is None:
             continue
         planned = frames_of(path, timeline, sampling)

@@ -166,8 +166,8 @@ class _StandIn(PlanarFrames):
 def device(monkeypatch: pytest.MonkeyPatch) -> Nvdec:
     """One that decodes in software."""
     monkeypatch.setattr(walk, "PlanarFrames", _StandIn)
-    open_video = walk.open_video
-    monkeypatch.setattr(walk, "open_video", lambda path, accelerator=None: open_video(path))
+    opened = walk.opened_video
+    monkeypatch.setattr(walk, "opened_video", lambda path, accelerator=None: opened(path))
     unopened = HWAccel("cuda")
     return Nvdec(accelerator=unopened, context=unopened)
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_clips import timeline_in
 from numpy.typing import NDArray
 
 from muse.errors import ManifestError, UsageError
 from muse.pipeline.datasets.benchmark import list_benchmark
-from muse.pipeline.decoding.decode import decode_clip, read_timeline
+from muse.pipeline.decoding.decode import decode_clip
 from muse.pipeline.header import Preprocessing, Sampling
 from muse.pipeline.records import VideoRef
 from muse.pipeline.world import world
@@ -238,7 +239,7 @@ def test_a_video_decodes_to_nearly_the_frames_that_were_drawn(made_once: Path) -
 
 
 def test_a_video_lasts_as_long_as_its_scene(made_once: Path) -> None:
-    timeline = read_timeline(made_once / "videos" / "000000.mp4")
+    timeline = timeline_in(made_once / "videos" / "000000.mp4")
     assert timeline.duration_seconds == pytest.approx(next(world_videos(0)).scene.seconds)
 
 
