@@ -23,6 +23,8 @@ from muse.pipeline.decoding.timeline import Timeline
 
 _LEAVES_OUT = frozenset({"h264", "hevc", "mpeg4", "vp9"})
 """Codecs whose decoder leaves out frames that no other refers to, and changes no bit of others."""
+_HANDS_OUT = frozenset({"h264", "hevc"})
+"""Codecs whose decoder holds frames back, to put them in order, and hands them out when asked."""
 
 
 class LateStartError(Exception):
@@ -40,6 +42,10 @@ class _OutOfOrderError(Exception):
 
 class _OtherThanPlannedError(Exception):
     """A keyframe is none, or a wanted frame is damaged or does not come."""
+
+
+class _PerhapsHalfError(Exception):
+    """A frame of two fields was asked for, of which only one may have been decoded."""
 
 
 def wanted_frames(
@@ -91,7 +97,7 @@ def frames_of_nvdec(
         with opened_video(path, device.accelerator) as video:
             frames = PlanarFrames(video.stream)
             for stretch in plan:
-                for index, frame in _frames_of(stretch, timeline, video):
+                for index, frame in _frames_of(stretch, timeline, video, asks=False):
                     yield index, frames.planar(frame)
     except _OtherThanPlannedError as error:
         raise NotTakenError("other than planned") from error
@@ -112,45 +118,69 @@ def _planned(
 def _frames_of_all(
     plan: Sequence[Stretch], timeline: Timeline, video: OpenVideo
 ) -> Iterator[tuple[int, VideoFrame]]:
-    for stretch in plan:
-        try:
-            yield from _frames_of(stretch, timeline, video)
-        except MemoryError:
-            raise
-        except av.error.FFmpegError as error:
-            raise _OtherThanPlannedError from error
+    may_ask = video.stream.codec_context.codec.canonical_name in _HANDS_OUT
+    try:
+        for stretch in plan:
+            asks = may_ask and stretch.keyframe is not None  # or it can't be begun again
+            try:
+                yield from _frames_of(stretch, timeline, video, asks=asks)
+            except _PerhapsHalfError:
+                may_ask = False
+                yield from _frames_of(stretch, timeline, video, asks=False)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise _OtherThanPlannedError from error
 
 
 def _frames_of(
-    stretch: Stretch, timeline: Timeline, video: OpenVideo
+    stretch: Stretch, timeline: Timeline, video: OpenVideo, *, asks: bool
 ) -> Iterator[tuple[int, VideoFrame]]:
-    container, stream = video.container, video.stream
     index_of = {int(timeline.starts[index]): index for index in stretch.wanted}
     key = None if stretch.keyframe is None else int(timeline.starts[stretch.keyframe])
     if key is not None:
-        container.seek(key, stream=stream, backward=True)
-    context = stream.codec_context
-    leaves_out = context.codec.canonical_name in _LEAVES_OUT
+        video.container.seek(key, stream=video.stream, backward=True)
     previous: int | None = None
-    for packet in container.demux(stream):
-        context.skip_frame = "NONREF" if leaves_out and packet.pts not in index_of else "DEFAULT"
-        for frame in packet.decode():
-            if frame.pts is None or (previous is not None and frame.pts <= previous):
+    for frame in _frames_from_here(video, frozenset(index_of), asks=asks):
+        if frame.pts is None or (previous is not None and frame.pts <= previous):
+            raise _OtherThanPlannedError
+        if previous is None and key is not None:
+            if frame.pts < key:
+                continue  # refers to frames before the key, which were not decoded
+            if frame.pts != key or not frame.key_frame:
                 raise _OtherThanPlannedError
-            if previous is None and key is not None:
-                if frame.pts < key:
-                    continue  # refers to frames before the key, which were not decoded
-                if frame.pts != key or not frame.key_frame:
-                    raise _OtherThanPlannedError
-            previous = frame.pts
-            if frame.pts not in index_of:
-                continue
-            if frame.is_corrupt:
-                raise _OtherThanPlannedError
-            yield index_of.pop(frame.pts), frame
-            if not index_of:
-                return
+        previous = frame.pts
+        if frame.pts not in index_of:
+            continue
+        if frame.is_corrupt:
+            raise _OtherThanPlannedError
+        yield index_of.pop(frame.pts), frame
+        if not index_of:
+            return
     raise _OtherThanPlannedError
+
+
+def _frames_from_here(
+    video: OpenVideo, wanted: frozenset[int], *, asks: bool
+) -> Iterator[VideoFrame]:
+    """In the order in which they are shown, those that no other refers to only if they are wanted.
+
+    A decoder that may be asked gets nothing behind the wanted frames, which saves as many as it
+    holds back: of a video of which a frame a second is wanted, two of three.
+    """
+    context = video.stream.codec_context
+    leaves_out = context.codec.canonical_name in _LEAVES_OUT
+    missing = set(wanted)
+    for packet in video.container.demux(video.stream):
+        context.skip_frame = "NONREF" if leaves_out and packet.pts not in wanted else "DEFAULT"
+        yield from packet.decode()
+        missing.discard(packet.pts if packet.pts is not None else -1)
+        if asks and not missing:
+            for frame in context.decode(None):
+                if frame.interlaced_frame:
+                    raise _PerhapsHalfError
+                yield frame
+            return
 
 
 def _walk(

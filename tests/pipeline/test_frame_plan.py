@@ -1,12 +1,16 @@
 """What is jumped over and left out in decoding, and that it changes no bit of any frame."""
 
 import dataclasses
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av import Packet
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 from made_clips import decoded, timeline_in
@@ -137,11 +141,11 @@ def test_a_plan_gives_the_bits_of_decoding_all(
     path = moving_noise(tmp_path / name, codec, options)
     timeline, sampling = timeline_in(path), Sampling(kind="uniform", num_frames=num_frames)
     assert timeline.keyframes is not None
-    planned = frames_of(path, timeline, sampling)
+    planned = dict(frames_of(path, timeline, sampling))  # of fields, some come twice
     assert not walks
-    walked = frames_of(path, dataclasses.replace(timeline, keyframes=None), sampling)
-    assert [index for index, _ in planned] == [index for index, _ in walked]
-    assert all(np.array_equal(one[1], other[1]) for one, other in zip(planned, walked, strict=True))
+    walked = dict(frames_of(path, dataclasses.replace(timeline, keyframes=None), sampling))
+    assert list(planned) == list(walked)
+    assert all(np.array_equal(planned[index], walked[index]) for index in walked)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +166,51 @@ def test_files_without_an_index_of_the_whole_are_planned_too(
     walked = frames_of(path, dataclasses.replace(timeline, keyframes=None), sampling)
     assert [index for index, _ in planned] == [index for index, _ in walked]
     assert all(np.array_equal(one[1], other[1]) for one, other in zip(planned, walked, strict=True))
+
+
+def test_a_decoder_that_can_be_asked_gets_nothing_behind_a_wanted_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = moving_noise(tmp_path / "b.mp4", "libx264", {"bf": "2", "g": "12"})
+    assert num_handed(path) == 2
+    monkeypatch.setattr(walk, "_HANDS_OUT", frozenset())
+    assert num_handed(path) >= 4
+
+
+def num_handed(path: Path) -> int:
+    """Packets for two keyframes, which come first in their groups."""
+    timeline, handed = timeline_in(path), list[Packet]()
+    assert timeline.keyframes is not None
+    with opened_video(path) as video:
+        read_timeline(video)
+        noting = dataclasses.replace(video, container=_Noting(video.container, handed))
+        wanted = timeline.keyframes[[0, 2]]
+        found = walk.wanted_frames(noting, timeline, wanted)
+        assert [index for index, _ in found] == wanted.tolist()
+    return len(handed)
+
+
+class _Noting:
+    """A container that notes the packets it hands out."""
+
+    def __init__(self, container: InputContainer, given: list[Packet]) -> None:
+        self.seek, self._container, self._given = container.seek, container, given
+
+    def demux(self, stream: VideoStream) -> Iterator[Packet]:
+        for packet in self._container.demux(stream):
+            self._given.append(packet)
+            yield packet
+
+
+def test_a_frame_of_fields_is_not_asked_for(tmp_path: Path) -> None:
+    path = moving_noise(tmp_path / "f.mp4", "libx264", {"flags": "+ildct+ilme", "g": "12"})
+    timeline = timeline_in(path)
+    with opened_video(path) as video:
+        read_timeline(video)
+        with pytest.raises(walk._PerhapsHalfError):
+            list(walk._frames_of(Stretch(keyframe=12, wanted=(12,)), timeline, video, asks=True))
+        found = walk.wanted_frames(video, timeline, np.array([12, 36]))
+        assert [index for index, _ in found] == [12, 36]
 
 
 def test_a_planned_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
